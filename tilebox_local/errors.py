@@ -1,0 +1,146 @@
+"""Every exception this package raises on purpose.
+
+TileboxLocalError
+├── StoreError
+│   ├── StoreClosedError          used after close()
+│   ├── StoreOpenError            the path cannot be opened or created (also an OSError)
+│   ├── StoreBusyError            a reader waited longer than its timeout for another process
+│   ├── StoreFullError            the disk is full, or the file may not grow
+│   ├── StoreCorruptError         SQLite reports a damaged file
+│   ├── NotATileboxStoreError     a database or file of somebody else; never written to
+│   └── SchemaVersionError        written by a newer version of this package
+├── NotFoundError (KeyError)      no such job, task or cluster
+├── ArgumentError (ValueError)    a value that was passed in cannot be used
+├── LeaseLostError                the runner no longer owns the task it reports on
+└── FlushTimeoutError (TimeoutError)
+
+`NotFoundError` and `ArgumentError` also derive from the builtin that the official client's error of the same
+name derives from, so `except KeyError` and `except ValueError` keep working.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArgumentError",
+    "FlushTimeoutError",
+    "LeaseLostError",
+    "NotATileboxStoreError",
+    "NotFoundError",
+    "SchemaVersionError",
+    "StoreBusyError",
+    "StoreClosedError",
+    "StoreCorruptError",
+    "StoreError",
+    "StoreFullError",
+    "StoreOpenError",
+    "TileboxLocalError",
+    "hosted_only",
+]
+
+
+class TileboxLocalError(Exception):
+    """Base of all errors of this package. `code` is stable, `hint` says what to do about it (may be None)."""
+
+    code = "error"
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message if hint is None else f"{message} {hint}")
+        self.hint = hint
+
+    def __str__(self) -> str:
+        # KeyError would print its argument's repr.
+        return str(self.args[0]) if self.args else ""
+
+
+class StoreError(TileboxLocalError):
+    """The store (one SQLite file) cannot do what was asked."""
+
+    code = "store"
+
+
+class StoreClosedError(StoreError):
+    """The client or store was used after close()."""
+
+    code = "store_closed"
+
+
+class StoreOpenError(StoreError, OSError):
+    """The path cannot be opened or created."""
+
+    code = "store_open"
+
+
+class StoreBusyError(StoreError):
+    """Another process held a lock for longer than the timeout."""
+
+    code = "store_busy"
+
+
+class StoreFullError(StoreError):
+    """The disk is full or the file may not grow; what was stored before is intact."""
+
+    code = "store_full"
+
+
+class StoreCorruptError(StoreError):
+    """SQLite reports that the file is damaged."""
+
+    code = "store_corrupt"
+
+
+class NotATileboxStoreError(StoreError):
+    """The file is no tilebox-local store; nothing was written to it."""
+
+    code = "not_a_store"
+
+
+class SchemaVersionError(StoreError):
+    """The file has another schema version than this package supports."""
+
+    code = "schema_version"
+
+    def __init__(self, message: str, *, found: int, supported: int, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.found = found
+        self.supported = supported
+
+
+class NotFoundError(TileboxLocalError, KeyError):
+    """No object of this `kind` ("job", "task", "cluster") has this `id`."""
+
+    code = "not_found"
+
+    def __init__(self, kind: str, id: object, *, hint: str | None = None) -> None:
+        super().__init__(f"No {kind} {str(id)!r} in this store.", hint=hint)
+        self.kind = kind
+        self.id = id
+
+
+class ArgumentError(TileboxLocalError, ValueError):
+    """A value that was passed in cannot be used; the message names the value and the rule."""
+
+    code = "invalid_argument"
+
+
+class LeaseLostError(TileboxLocalError):
+    """The task went back to the queue or to another runner; the late report changed nothing."""
+
+    code = "lease_lost"
+
+
+class FlushTimeoutError(TileboxLocalError, TimeoutError):
+    """flush() gave up waiting; `pending` records are still queued in memory."""
+
+    code = "flush_timeout"
+
+    def __init__(self, message: str, *, pending: int) -> None:
+        super().__init__(message)
+        self.pending = pending
+
+
+def hosted_only(feature: str) -> NotImplementedError:
+    """The error for a feature that only the hosted Tilebox has."""
+    return NotImplementedError(
+        f"{feature} is a feature of hosted Tilebox and not available in tilebox-local. "
+        f"Use the official tilebox-workflows package with a Tilebox account for it."
+    )
