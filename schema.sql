@@ -1,0 +1,505 @@
+-- tilebox-local: the store. One SQLite file in WAL mode holds jobs, tasks, spans, events and logs.
+--
+-- This file is the only DDL. It runs once, in one transaction, when a store is created; later versions change an
+-- existing store by tilebox_local/storage/migrations/NNNN_*.sql.
+--
+-- How to read it
+--   People read the views at the end: jobs, tasks, spans, events, logs, runners. They show hex ids, ISO 8601 times in
+--   UTC, durations in milliseconds and state names, and stay compatible from version to version.
+--   The engine writes the tables named *_records. They are packed: numbers instead of names, signed 64-bit span ids,
+--   16-byte BLOBs for UUIDs and trace ids. They may change between versions.
+--
+-- Conventions
+--   *_ns       an instant: nanoseconds since 1970-01-01T00:00:00 UTC, from the wall clock.
+--   *_boot_ns  nanoseconds of the boot clock (CLOCK_BOOTTIME); only comparable within one boot of one machine.
+--   *_duration_ns, duration_ns   a length of time in nanoseconds, from the monotonic clock.
+--   *_no       the row's number in this file; meaningless outside of it.
+--   attributes JSON object. Values: string, number, boolean, null, array, object. What JSON cannot hold is tagged:
+--              {"$int": "9223372036854775808"}, {"$float": "NaN" | "Infinity" | "-Infinity"}, {"$bytes": "<base64>"};
+--              an object whose only key starts with "$" is kept as {"$object": {...}}. NULL is the empty object.
+--   Booleans   0 or 1.
+--   Only features of SQLite 3.37 are used, so that older tools can read the file.
+--
+-- Foreign keys join the small tables of the engine. Telemetry tables have none: a lookup per span and column would
+-- double the cost of a span, and a trace may name parents that never arrive.
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- The file itself
+-- ---------------------------------------------------------------------------------------------------------------
+
+-- Facts about the file, one row each: 'created_ns', 'store_id' (UUID text), 'synced_ns' (the last commit that waited
+-- for the disk; see ARCHITECTURE.md, Durability).
+CREATE TABLE store_records (
+  key   TEXT NOT NULL PRIMARY KEY,
+  value ANY  NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Processes that have written to this file. The counts change only when something was refused.
+CREATE TABLE writer_records (
+  writer_no         INTEGER PRIMARY KEY,
+  pid               INTEGER NOT NULL,             -- process id
+  host              TEXT    NOT NULL,             -- host name
+  opened_ns         INTEGER NOT NULL,             -- when the process first wrote
+  dropped_count     INTEGER NOT NULL DEFAULT 0,   -- spans, events and logs dropped because the queue was full
+  quarantined_count INTEGER NOT NULL DEFAULT 0    -- rows of this writer in quarantine_records
+) STRICT;
+
+-- Telemetry that could not be stored as it came: what it was and why. Its neighbours were stored.
+CREATE TABLE quarantine_records (
+  quarantine_no INTEGER PRIMARY KEY,
+  writer_no     INTEGER NOT NULL REFERENCES writer_records,
+  time_ns       INTEGER NOT NULL,                 -- when it was refused
+  kind          TEXT    NOT NULL,                 -- 'span', 'event' or 'log'
+  reason        TEXT    NOT NULL,                 -- the error
+  content       TEXT    NOT NULL                  -- readable form, cut at 64 KiB
+) STRICT;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Who: resources, runners, clusters
+-- ---------------------------------------------------------------------------------------------------------------
+
+-- OpenTelemetry resources: the attributes of a process that produces telemetry, stored once per process and service.
+CREATE TABLE resource_records (
+  resource_no INTEGER PRIMARY KEY,
+  attributes  TEXT NOT NULL UNIQUE                -- JSON; service.name, service.instance.id, host.name, process.pid ...
+) STRICT;
+
+-- Instrumentation scopes: which library made a span or a log record. Row 1 is the tracer of this package.
+CREATE TABLE scope_records (
+  scope_no INTEGER PRIMARY KEY,
+  name     TEXT NOT NULL,
+  version  TEXT NOT NULL DEFAULT '',
+  UNIQUE (name, version)
+) STRICT;
+
+INSERT INTO scope_records (scope_no, name) VALUES (1, 'tilebox.com/observability');
+
+-- Named pools that tasks are assigned to and runners serve.
+CREATE TABLE cluster_records (
+  cluster_no  INTEGER PRIMARY KEY,
+  slug        TEXT    NOT NULL,                   -- key in the API: [A-Za-z0-9-]{1,100}
+  name        TEXT    NOT NULL,
+  description TEXT,                               -- NULL: none given
+  deletable   INTEGER NOT NULL DEFAULT 1,
+  deleted_ns  INTEGER                             -- NULL: exists; set instead of deleting the row, tasks refer to it
+) STRICT;
+
+CREATE UNIQUE INDEX cluster_records_by_slug ON cluster_records (slug) WHERE deleted_ns IS NULL;
+
+INSERT INTO cluster_records (cluster_no, slug, name, deletable) VALUES (1, 'default', 'Default', 0);
+
+-- Runners: processes that claim and execute tasks. A runner is dead when its process is gone or its leases ran out.
+CREATE TABLE runner_records (
+  runner_no         INTEGER PRIMARY KEY,
+  resource_no       INTEGER NOT NULL REFERENCES resource_records,
+  cluster_no        INTEGER NOT NULL REFERENCES cluster_records,
+  host              TEXT    NOT NULL,             -- host name
+  pid               INTEGER NOT NULL,             -- process id, within pid_namespace
+  process_start     TEXT    NOT NULL,             -- start time of the process as the kernel gives it; '' unknown
+  boot_id           TEXT    NOT NULL,             -- names the boot that *_boot_ns and pid belong to; '' unknown
+  pid_namespace     TEXT    NOT NULL,             -- pids of two namespaces cannot be compared; '' unknown
+  started_ns        INTEGER NOT NULL,
+  last_seen_ns      INTEGER NOT NULL,             -- last claim, report or heartbeat
+  stopped_ns        INTEGER                       -- NULL: running, or died without saying so
+) STRICT;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- What: jobs and tasks
+-- ---------------------------------------------------------------------------------------------------------------
+
+-- One execution of a workflow. Its state follows from the task counts, see the view `jobs`.
+CREATE TABLE job_records (
+  job_no            INTEGER PRIMARY KEY,
+  job_id            BLOB    NOT NULL UNIQUE,      -- 16 bytes: 48-bit ms of submitted_ns, 80 random bits
+  name              TEXT    NOT NULL,
+  trace_parent      TEXT    NOT NULL,             -- W3C traceparent of the span job/<name>, verbatim
+  submitted_ns      INTEGER NOT NULL,
+  canceled          INTEGER NOT NULL DEFAULT 0,   -- 1: queued tasks are withheld (canceled, or a task failed)
+  queued_count      INTEGER NOT NULL DEFAULT 0,   -- tasks by state, kept by the triggers below
+  running_count     INTEGER NOT NULL DEFAULT 0,
+  computed_count    INTEGER NOT NULL DEFAULT 0,
+  failed_count      INTEGER NOT NULL DEFAULT 0,
+  skipped_count     INTEGER NOT NULL DEFAULT 0,
+  failed_optional_count INTEGER NOT NULL DEFAULT 0,
+  first_started_ns  INTEGER,                      -- NULL: no task has started; kept when the job is retried
+  last_stopped_ns   INTEGER,                      -- NULL: no task has stopped
+  compute_duration_ns INTEGER NOT NULL DEFAULT 0  -- sum of the run times of all attempts that ended
+) STRICT;
+
+CREATE INDEX job_records_by_submitted ON job_records (submitted_ns);
+
+-- Names and versions of tasks, stored once. A runner of (name, major, minor') runs tasks with minor <= minor'.
+CREATE TABLE identifier_records (
+  identifier_no INTEGER PRIMARY KEY,
+  name          TEXT    NOT NULL,
+  major         INTEGER NOT NULL,
+  minor         INTEGER NOT NULL,
+  UNIQUE (name, major, minor)
+) STRICT;
+
+-- Tasks that were submitted together with the same dependencies. A group is settled when all of its tasks are, each
+-- with all of its descendants; dependencies are counted between groups, so that 1,000 tasks that depend on 1,000
+-- others are one edge.
+CREATE TABLE group_records (
+  group_no          INTEGER PRIMARY KEY,
+  job_no            INTEGER NOT NULL REFERENCES job_records,
+  unsettled_count   INTEGER NOT NULL,             -- tasks of the group that are not settled
+  dependency_count  INTEGER NOT NULL              -- groups it depends on that are not settled
+) STRICT;
+
+CREATE TABLE group_dependency_records (
+  depends_on_no INTEGER NOT NULL REFERENCES group_records,
+  group_no      INTEGER NOT NULL REFERENCES group_records,
+  PRIMARY KEY (depends_on_no, group_no)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX group_dependency_records_by_group ON group_dependency_records (group_no);
+
+-- One unit of work. States and their changes:
+--   1 QUEUED           -> 2 (claimed), 5 (its optional branch failed)
+--   2 RUNNING          -> 3 (computed), 4 or 6 (failed for good), 1 (retried, released, or its runner died)
+--   3 COMPUTED         its own code finished; its subtree may still run
+--   4 FAILED           -> 1 (the job is retried)
+--   5 SKIPPED          will not run
+--   6 FAILED_OPTIONAL  failed, but the job goes on
+-- A task is settled when it is COMPUTED, SKIPPED or FAILED_OPTIONAL and all of its children are settled.
+CREATE TABLE task_records (
+  task_no           INTEGER PRIMARY KEY,
+  task_id           BLOB    NOT NULL UNIQUE,      -- 16 bytes, like job_id; ascending in submission order
+  job_no            INTEGER NOT NULL REFERENCES job_records,
+  parent_no         INTEGER REFERENCES task_records,  -- task that submitted this one; NULL: root task
+  group_no          INTEGER NOT NULL REFERENCES group_records,
+  branch_no         INTEGER REFERENCES task_records,  -- innermost optional ancestor; NULL: none
+  identifier_no     INTEGER NOT NULL REFERENCES identifier_records,
+  cluster_no        INTEGER NOT NULL REFERENCES cluster_records,
+  state             INTEGER NOT NULL,             -- 1 to 6, see above
+  ready             INTEGER NOT NULL,             -- 1: may be claimed (QUEUED, dependencies settled, job not canceled)
+  optional          INTEGER NOT NULL DEFAULT 0,   -- 1: its failure does not fail the job
+  branch_failed     INTEGER NOT NULL DEFAULT 0,   -- 1: a task of the branch below this optional task has failed
+  unsettled_count   INTEGER NOT NULL DEFAULT 0,   -- children that are not settled
+  max_retries       INTEGER NOT NULL DEFAULT 0,
+  retry_count       INTEGER NOT NULL DEFAULT 0,   -- failures of its own code that were retried
+  retry_budget_start INTEGER NOT NULL DEFAULT 0,  -- retry_count when the job was last retried; the budget counts from there
+  crash_count       INTEGER NOT NULL DEFAULT 0,   -- executions lost with their runner
+  attempt           INTEGER NOT NULL DEFAULT 0,   -- claims so far; a report must name the current one to count
+  runner_no         INTEGER REFERENCES runner_records, -- last runner; NULL: never claimed
+  lease_expires_boot_ns INTEGER,                  -- NULL unless RUNNING
+  submitted_ns      INTEGER NOT NULL,
+  ready_ns          INTEGER,                      -- when it last became claimable; NULL: never was
+  started_ns        INTEGER,                      -- start of the last attempt; NULL: never claimed
+  stopped_ns        INTEGER,                      -- end of the last ended attempt; NULL: none
+  input             BLOB    NOT NULL,             -- at most 2,048 bytes, mostly JSON
+  display           TEXT                          -- label for people, at most 1,024 characters; NULL: none
+) STRICT;
+
+-- Serves: claim the oldest claimable task of a cluster and an identifier.
+CREATE INDEX task_records_claimable ON task_records (cluster_no, identifier_no, task_no) WHERE ready = 1;
+-- Serves: claim depth first, among the children of one task (or the roots of one job, parent_no NULL).
+CREATE INDEX task_records_claimable_children ON task_records (job_no, parent_no, cluster_no, identifier_no, task_no)
+  WHERE ready = 1;
+-- Serves: leases that ran out, tasks of dead runners.
+CREATE INDEX task_records_running ON task_records (lease_expires_boot_ns) WHERE state = 2;
+-- Serves: tasks of a job in submission order.
+CREATE INDEX task_records_by_job ON task_records (job_no, task_no);
+-- Serves: release the tasks of a group whose dependencies are settled.
+CREATE INDEX task_records_waiting ON task_records (group_no) WHERE state = 1 AND ready = 0;
+-- Serves: skip what is queued in a failed optional branch.
+CREATE INDEX task_records_queued_in_branch ON task_records (branch_no) WHERE state = 1 AND branch_no IS NOT NULL;
+
+CREATE TRIGGER task_records_inserted AFTER INSERT ON task_records BEGIN
+  UPDATE job_records
+     SET queued_count  = queued_count  + (new.state = 1),
+         skipped_count = skipped_count + (new.state = 5)
+   WHERE job_no = new.job_no;
+END;
+
+CREATE TRIGGER task_records_changed_state AFTER UPDATE OF state ON task_records WHEN new.state <> old.state BEGIN
+  UPDATE job_records
+     SET queued_count    = queued_count    + (new.state = 1) - (old.state = 1),
+         running_count   = running_count   + (new.state = 2) - (old.state = 2),
+         computed_count  = computed_count  + (new.state = 3) - (old.state = 3),
+         failed_count    = failed_count    + (new.state = 4) - (old.state = 4),
+         skipped_count   = skipped_count   + (new.state = 5) - (old.state = 5),
+         failed_optional_count = failed_optional_count + (new.state = 6) - (old.state = 6)
+   WHERE job_no = new.job_no;
+END;
+
+-- Progress that the last attempt of each task reported; the job's is the sum per label.
+CREATE TABLE progress_records (
+  job_no  INTEGER NOT NULL REFERENCES job_records,
+  task_no INTEGER NOT NULL REFERENCES task_records,
+  label   TEXT    NOT NULL,                       -- '': the job's own, shown without a label
+  total   INTEGER NOT NULL,
+  done    INTEGER NOT NULL,
+  PRIMARY KEY (job_no, task_no, label)
+) STRICT, WITHOUT ROWID;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Telemetry: traces, spans, events, logs
+-- ---------------------------------------------------------------------------------------------------------------
+
+-- A trace, as far as one job is concerned: a job that a task submits continues the trace of that task, but its spans
+-- are its own. Telemetry outside of any job has one row per trace id. Row 0 stands for "no trace".
+CREATE TABLE trace_records (
+  trace_no INTEGER PRIMARY KEY,
+  trace_id BLOB    NOT NULL,                      -- 16 bytes
+  job_no   INTEGER REFERENCES job_records         -- NULL: not the trace of a job
+) STRICT;
+
+CREATE INDEX trace_records_by_trace_id ON trace_records (trace_id);
+CREATE UNIQUE INDEX trace_records_by_job ON trace_records (job_no) WHERE job_no IS NOT NULL;
+
+INSERT INTO trace_records (trace_no, trace_id) VALUES (0, x'00000000000000000000000000000000');
+
+-- Spans. The key makes delivering a span twice a no-op, and keeps a job's spans together in the order of time, so
+-- that neither needs a second index (one on the random span id would cost more than the insert itself).
+CREATE TABLE span_records (
+  trace_no       INTEGER NOT NULL,
+  start_ns       INTEGER NOT NULL,
+  span_id        INTEGER NOT NULL,                -- 8 bytes, as a signed integer
+  parent_span_id INTEGER,                         -- NULL: root of the trace
+  duration_ns    INTEGER,                         -- NULL: still open
+  name           TEXT    NOT NULL,
+  kind           INTEGER NOT NULL DEFAULT 1,      -- OTLP SpanKind: 1 internal, 2 server, 3 client, 4 producer, 5 consumer
+  status_code    INTEGER NOT NULL DEFAULT 0,      -- OTLP StatusCode: 0 unset, 1 ok, 2 error
+  status_message TEXT,                            -- NULL: none
+  task_no        INTEGER,                         -- task that was running; NULL: none
+  has_task_id    INTEGER NOT NULL DEFAULT 0,      -- 1: the attribute task_id belongs to it, and is kept as task_no only
+  resource_no    INTEGER NOT NULL,
+  scope_no       INTEGER NOT NULL DEFAULT 1,
+  attributes     TEXT,                            -- JSON; NULL: none (or only task_id)
+  links          TEXT,                            -- JSON array of {"trace_id", "span_id", "attributes"}; NULL: none
+  trace_state    TEXT,                            -- W3C tracestate; NULL: none
+  dropped_attributes_count INTEGER NOT NULL DEFAULT 0,  -- over the limit of 128
+  dropped_events_count     INTEGER NOT NULL DEFAULT 0,
+  dropped_links_count      INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (trace_no, start_ns, span_id)
+) STRICT, WITHOUT ROWID;
+
+-- Serves: what runs now; what a dead runner left open.
+CREATE INDEX span_records_open ON span_records (trace_no, task_no) WHERE duration_ns IS NULL;
+
+-- Events that code added to a span. Log records that count as events of their span are in log_records only.
+CREATE TABLE event_records (
+  trace_no   INTEGER NOT NULL,
+  time_ns    INTEGER NOT NULL,
+  span_id    INTEGER NOT NULL,
+  event_no   INTEGER NOT NULL,                    -- position among the events of the span
+  name       TEXT    NOT NULL,
+  attributes TEXT,                                -- JSON; NULL: none
+  PRIMARY KEY (trace_no, time_ns, span_id, event_no)
+) STRICT, WITHOUT ROWID;
+
+-- Log records.
+CREATE TABLE log_records (
+  trace_no        INTEGER NOT NULL,               -- 0: emitted outside of any span
+  time_ns         INTEGER NOT NULL,
+  log_no          INTEGER NOT NULL,               -- writer_no * 2^40 + the writer's count: unique, delivered twice is stored once
+  span_id         INTEGER,                        -- NULL: outside of any span
+  severity_number INTEGER NOT NULL,               -- OTLP: 1-4 trace, 5-8 debug, 9-12 info, 13-16 warn, 17-20 error, 21-24 fatal
+  severity_text   TEXT    NOT NULL,
+  body            TEXT    NOT NULL,
+  task_no         INTEGER,                        -- task that was running; NULL: none
+  has_task_id     INTEGER NOT NULL DEFAULT 0,     -- 1: the attribute task_id belongs to it, and is kept as task_no only
+  is_span_event   INTEGER NOT NULL DEFAULT 0,     -- 1: also the event log.message of its span
+  resource_no     INTEGER NOT NULL,
+  scope_no        INTEGER NOT NULL,               -- the logger's name
+  attributes      TEXT,                           -- JSON, without task_id, trace_id and span_id; NULL: none
+  PRIMARY KEY (trace_no, time_ns, log_no)
+) STRICT, WITHOUT ROWID;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Views for people
+-- ---------------------------------------------------------------------------------------------------------------
+
+-- Jobs with state and statistics.
+CREATE VIEW jobs AS
+SELECT
+  lower(substr(hex(j.job_id), 1, 8) || '-' || substr(hex(j.job_id), 9, 4) || '-' || substr(hex(j.job_id), 13, 4)
+    || '-' || substr(hex(j.job_id), 17, 4) || '-' || substr(hex(j.job_id), 21)) AS job_id,
+  j.name,
+  CASE                                            -- contract: the first that applies
+    WHEN j.canceled AND j.failed_count > 0 THEN 'FAILED'
+    WHEN j.canceled THEN 'CANCELED'
+    WHEN j.first_started_ns IS NULL THEN 'SUBMITTED'
+    WHEN j.queued_count + j.running_count + j.failed_count = 0 THEN 'COMPLETED'
+    WHEN j.running_count > 0 THEN 'RUNNING'
+    WHEN j.computed_count > 0 AND j.queued_count > 0 THEN 'STARTED'
+    ELSE 'RUNNING'
+  END AS state,
+  strftime('%Y-%m-%dT%H:%M:%S', j.submitted_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', j.submitted_ns % 1000000000) AS submitted_at,
+  strftime('%Y-%m-%dT%H:%M:%S', j.first_started_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', j.first_started_ns % 1000000000) AS started_at,
+  strftime('%Y-%m-%dT%H:%M:%S', j.last_stopped_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', j.last_stopped_ns % 1000000000) AS stopped_at,
+  (j.last_stopped_ns - j.first_started_ns) / 1e6 AS elapsed_ms,
+  j.compute_duration_ns / 1e6 AS compute_ms,
+  j.queued_count + j.running_count + j.computed_count + j.failed_count + j.skipped_count
+    + j.failed_optional_count AS tasks,
+  j.queued_count AS queued, j.running_count AS running, j.computed_count AS computed, j.failed_count AS failed,
+  j.skipped_count AS skipped, j.failed_optional_count AS failed_optional,
+  (SELECT lower(hex(t.trace_id)) FROM trace_records t WHERE t.job_no = j.job_no) AS trace_id,
+  j.job_no
+FROM job_records j;
+
+-- Tasks with the times of their last attempt.
+CREATE VIEW tasks AS
+SELECT
+  lower(substr(hex(t.task_id), 1, 8) || '-' || substr(hex(t.task_id), 9, 4) || '-' || substr(hex(t.task_id), 13, 4)
+    || '-' || substr(hex(t.task_id), 17, 4) || '-' || substr(hex(t.task_id), 21)) AS task_id,
+  i.name,
+  printf('v%d.%d', i.major, i.minor) AS version,
+  CASE t.state WHEN 1 THEN 'QUEUED' WHEN 2 THEN 'RUNNING' WHEN 3 THEN 'COMPUTED' WHEN 4 THEN 'FAILED'
+    WHEN 5 THEN 'SKIPPED' WHEN 6 THEN 'FAILED_OPTIONAL' END AS state,
+  t.display,
+  CAST(t.input AS TEXT) AS input,
+  c.slug AS cluster,
+  strftime('%Y-%m-%dT%H:%M:%S', t.submitted_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', t.submitted_ns % 1000000000) AS submitted_at,
+  strftime('%Y-%m-%dT%H:%M:%S', t.started_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', t.started_ns % 1000000000) AS started_at,
+  CASE WHEN t.state NOT IN (1, 2) THEN strftime('%Y-%m-%dT%H:%M:%S', t.stopped_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', t.stopped_ns % 1000000000) END AS stopped_at,
+  CASE WHEN t.state NOT IN (1, 2) THEN (t.stopped_ns - t.started_ns) / 1e6 END AS duration_ms,
+  (t.started_ns - t.ready_ns) / 1e6 AS queue_wait_ms,
+  t.attempt AS attempts, t.retry_count AS retries, t.crash_count AS crashes, t.max_retries, t.optional,
+  j.name AS job_name,
+  lower(substr(hex(j.job_id), 1, 8) || '-' || substr(hex(j.job_id), 9, 4) || '-' || substr(hex(j.job_id), 13, 4)
+    || '-' || substr(hex(j.job_id), 17, 4) || '-' || substr(hex(j.job_id), 21)) AS job_id,
+  (SELECT lower(substr(hex(p.task_id), 1, 8) || '-' || substr(hex(p.task_id), 9, 4) || '-'
+     || substr(hex(p.task_id), 13, 4) || '-' || substr(hex(p.task_id), 17, 4) || '-' || substr(hex(p.task_id), 21))
+   FROM task_records p WHERE p.task_no = t.parent_no) AS parent_id,
+  t.runner_no, t.task_no, t.job_no
+FROM task_records t
+JOIN identifier_records i ON i.identifier_no = t.identifier_no
+JOIN cluster_records c ON c.cluster_no = t.cluster_no
+JOIN job_records j ON j.job_no = t.job_no;
+
+-- Spans, with their job, task and runner. end_time and duration_ms are NULL while a span is open.
+CREATE VIEW spans AS
+SELECT
+  s.name,
+  s.duration_ns / 1e6 AS duration_ms,
+  CASE s.status_code WHEN 0 THEN 'UNSET' WHEN 1 THEN 'OK' WHEN 2 THEN 'ERROR' END AS status,
+  s.status_message,
+  strftime('%Y-%m-%dT%H:%M:%S', s.start_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', s.start_ns % 1000000000) AS start_time,
+  strftime('%Y-%m-%dT%H:%M:%S', (s.start_ns + s.duration_ns) / 1000000000, 'unixepoch')
+    || printf('.%09dZ', (s.start_ns + s.duration_ns) % 1000000000) AS end_time,
+  lower(hex(t.trace_id)) AS trace_id,
+  printf('%016x', s.span_id) AS span_id,
+  CASE WHEN s.parent_span_id IS NOT NULL THEN printf('%016x', s.parent_span_id) END AS parent_span_id,
+  CASE s.kind WHEN 1 THEN 'INTERNAL' WHEN 2 THEN 'SERVER' WHEN 3 THEN 'CLIENT' WHEN 4 THEN 'PRODUCER'
+    WHEN 5 THEN 'CONSUMER' ELSE 'UNSPECIFIED' END AS kind,
+  CASE WHEN s.has_task_id AND json_type(s.attributes, '$.task_id') IS NULL
+    THEN json_set(coalesce(s.attributes, '{}'), '$.task_id', (
+      SELECT lower(substr(hex(k.task_id), 1, 8) || '-' || substr(hex(k.task_id), 9, 4) || '-'
+        || substr(hex(k.task_id), 13, 4) || '-' || substr(hex(k.task_id), 17, 4) || '-' || substr(hex(k.task_id), 21))
+      FROM task_records k WHERE k.task_no = s.task_no))
+    ELSE coalesce(s.attributes, '{}') END AS attributes,
+  s.links,
+  (SELECT lower(substr(hex(k.task_id), 1, 8) || '-' || substr(hex(k.task_id), 9, 4) || '-'
+     || substr(hex(k.task_id), 13, 4) || '-' || substr(hex(k.task_id), 17, 4) || '-' || substr(hex(k.task_id), 21))
+   FROM task_records k WHERE k.task_no = s.task_no) AS task_id,
+  j.name AS job_name,
+  CASE WHEN j.job_no IS NOT NULL THEN lower(substr(hex(j.job_id), 1, 8) || '-' || substr(hex(j.job_id), 9, 4) || '-' || substr(hex(j.job_id), 13, 4)
+    || '-' || substr(hex(j.job_id), 17, 4) || '-' || substr(hex(j.job_id), 21)) END AS job_id,
+  (SELECT json_extract(r.attributes, '$."service.instance.id"') FROM resource_records r
+   WHERE r.resource_no = s.resource_no) AS runner,
+  (SELECT c.name FROM scope_records c WHERE c.scope_no = s.scope_no) AS scope,
+  s.start_ns,
+  s.start_ns + s.duration_ns AS end_ns,
+  s.duration_ns,
+  t.job_no
+FROM span_records s
+JOIN trace_records t ON t.trace_no = s.trace_no
+LEFT JOIN job_records j ON j.job_no = t.job_no;
+
+-- Log records, with their job, task and runner.
+CREATE VIEW logs AS
+SELECT
+  strftime('%Y-%m-%dT%H:%M:%S', l.time_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', l.time_ns % 1000000000) AS time,
+  l.severity_text AS severity,
+  l.body,
+  CASE WHEN l.has_task_id AND json_type(l.attributes, '$.task_id') IS NULL
+    THEN json_set(coalesce(l.attributes, '{}'), '$.task_id', (
+      SELECT lower(substr(hex(k.task_id), 1, 8) || '-' || substr(hex(k.task_id), 9, 4) || '-'
+        || substr(hex(k.task_id), 13, 4) || '-' || substr(hex(k.task_id), 17, 4) || '-' || substr(hex(k.task_id), 21))
+      FROM task_records k WHERE k.task_no = l.task_no))
+    ELSE coalesce(l.attributes, '{}') END AS attributes,
+  CASE WHEN l.trace_no <> 0 THEN lower(hex(t.trace_id)) END AS trace_id,
+  CASE WHEN l.span_id IS NOT NULL THEN printf('%016x', l.span_id) END AS span_id,
+  (SELECT lower(substr(hex(k.task_id), 1, 8) || '-' || substr(hex(k.task_id), 9, 4) || '-'
+     || substr(hex(k.task_id), 13, 4) || '-' || substr(hex(k.task_id), 17, 4) || '-' || substr(hex(k.task_id), 21))
+   FROM task_records k WHERE k.task_no = l.task_no) AS task_id,
+  j.name AS job_name,
+  CASE WHEN j.job_no IS NOT NULL THEN lower(substr(hex(j.job_id), 1, 8) || '-' || substr(hex(j.job_id), 9, 4) || '-' || substr(hex(j.job_id), 13, 4)
+    || '-' || substr(hex(j.job_id), 17, 4) || '-' || substr(hex(j.job_id), 21)) END AS job_id,
+  (SELECT json_extract(r.attributes, '$."service.instance.id"') FROM resource_records r
+   WHERE r.resource_no = l.resource_no) AS runner,
+  (SELECT c.name FROM scope_records c WHERE c.scope_no = l.scope_no) AS logger,
+  l.severity_number,
+  l.time_ns,
+  t.job_no
+FROM log_records l
+JOIN trace_records t ON t.trace_no = l.trace_no
+LEFT JOIN job_records j ON j.job_no = t.job_no;
+
+-- Events of spans: those that code added, and log.message for each log record that was emitted while a span was active.
+CREATE VIEW events AS
+SELECT
+  strftime('%Y-%m-%dT%H:%M:%S', e.time_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', e.time_ns % 1000000000) AS time,
+  e.name,
+  coalesce(e.attributes, '{}') AS attributes,
+  lower(hex(t.trace_id)) AS trace_id,
+  printf('%016x', e.span_id) AS span_id,
+  j.name AS job_name,
+  CASE WHEN j.job_no IS NOT NULL THEN lower(substr(hex(j.job_id), 1, 8) || '-' || substr(hex(j.job_id), 9, 4) || '-' || substr(hex(j.job_id), 13, 4)
+    || '-' || substr(hex(j.job_id), 17, 4) || '-' || substr(hex(j.job_id), 21)) END AS job_id,
+  e.time_ns,
+  t.job_no
+FROM event_records e
+JOIN trace_records t ON t.trace_no = e.trace_no
+LEFT JOIN job_records j ON j.job_no = t.job_no
+UNION ALL
+SELECT
+  strftime('%Y-%m-%dT%H:%M:%S', l.time_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', l.time_ns % 1000000000),
+  'log.message',
+  json_set(coalesce(l.attributes, '{}'), '$.body', l.body, '$.level',
+    CASE l.severity_text WHEN 'WARN' THEN 'WARNING' WHEN 'FATAL' THEN 'CRITICAL' ELSE l.severity_text END),
+  lower(hex(t.trace_id)),
+  printf('%016x', l.span_id),
+  j.name,
+  CASE WHEN j.job_no IS NOT NULL THEN lower(substr(hex(j.job_id), 1, 8) || '-' || substr(hex(j.job_id), 9, 4) || '-' || substr(hex(j.job_id), 13, 4)
+    || '-' || substr(hex(j.job_id), 17, 4) || '-' || substr(hex(j.job_id), 21)) END,
+  l.time_ns,
+  t.job_no
+FROM log_records l
+JOIN trace_records t ON t.trace_no = l.trace_no
+LEFT JOIN job_records j ON j.job_no = t.job_no
+WHERE l.is_span_event;
+
+-- Runners, and what each of them is doing.
+CREATE VIEW runners AS
+SELECT
+  json_extract(s.attributes, '$."service.instance.id"') AS runner,
+  json_extract(s.attributes, '$."service.name"') AS service,
+  r.host,
+  r.pid,
+  c.slug AS cluster,
+  strftime('%Y-%m-%dT%H:%M:%S', r.started_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', r.started_ns % 1000000000) AS started_at,
+  strftime('%Y-%m-%dT%H:%M:%S', r.last_seen_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', r.last_seen_ns % 1000000000) AS last_seen_at,
+  strftime('%Y-%m-%dT%H:%M:%S', r.stopped_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', r.stopped_ns % 1000000000) AS stopped_at,
+  (SELECT count(*) FROM task_records t WHERE t.state = 2 AND t.runner_no = r.runner_no) AS running_tasks,
+  s.attributes,
+  r.runner_no
+FROM runner_records r
+JOIN resource_records s ON s.resource_no = r.resource_no
+JOIN cluster_records c ON c.cluster_no = r.cluster_no;

@@ -1,0 +1,264 @@
+"""A trace as a tree with bars, as text for the terminal.
+
+Does not do: reading spans, finding out the terminal's width or whether it shows colours. No text of a span
+can steer the terminal.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from tilebox_local.errors import ArgumentError
+from tilebox_local.formatting.text import cell_width, cut_end, cut_middle, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["SpanRow", "format_duration", "render_waterfall"]
+
+_MIN_WIDTH = 48
+_MIN_NAME, _MIN_BAR, _DURATION = 12, 12, 7
+_RUNNER = 8
+_RUNNER_COLORS = ("36", "33", "35", "32", "94", "96")  # red is for errors
+_RED, _DIM, _BOLD = "31", "2", "1"
+_UNITS = ((1_000, "µs"), (1_000_000, "ms"), (1_000_000_000, "s"), (60_000_000_000, "m"))
+
+
+@dataclass(frozen=True)
+class SpanRow:
+    """What one line shows of a span."""
+
+    span_id: str
+    parent_span_id: str | None  #: None, or the id of a span that is not there: a root
+    name: str
+    start_ns: int  #: instant
+    end_ns: int | None  #: instant; None while the span is open
+    runner: str  #: service.instance.id; "" if unknown
+    is_error: bool
+    message: str  #: status message, shown for errors only
+
+
+class _Glyphs(NamedTuple):
+    branch: str
+    last: str
+    pipe: str
+    ellipsis: str
+    error: str
+    open: str
+    open_bar: str
+    ends: str  # bars of 1/8 to 8/8 of a cell, flush left
+    starts: str  # the same flush right, as far as they exist
+
+
+_UNICODE = _Glyphs("├─ ", "└─ ", "│  ", "…", "✗", "…", "░", "▏▎▍▌▋▊▉█", "▕▕▐▐▐▐██")
+_ASCII = _Glyphs("|- ", "`- ", "|  ", "...", "x", "~", "-", "=" * 8, "=" * 8)
+
+
+class _Line(NamedTuple):
+    """A span and its place in the tree."""
+
+    row: SpanRow
+    guide: str  # in front of the name
+    below: str  # in front of the message
+
+
+class _Style(NamedTuple):
+    color: bool
+    ascii_only: bool
+
+    def paint(self, text: str, code: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self.color and code and text.strip() else text
+
+    def text(self, text: str) -> str:
+        """Text of a span, made harmless."""
+        text = visible(text)
+        return text.encode("ascii", "backslashreplace").decode() if self.ascii_only else text
+
+    def duration(self, ns: int) -> str:
+        text = format_duration(ns)
+        return text.replace("µ", "u") if self.ascii_only else text
+
+
+class _Columns(NamedTuple):
+    """Widths in cells, and the time axis."""
+
+    name: int
+    bar: int
+    runner: int  # 0: no span has one
+    width: int  # of the whole line
+    start_ns: int
+    total_ns: int
+
+
+def format_duration(ns: int) -> str:
+    """A length of time to three significant digits: "0µs", "0.250µs", "55.3ms", "516ms", "1.80s", "12.5m".
+
+    Minutes are the largest unit. Negative lengths, after a clock was set back, get a minus sign.
+    """
+    if ns < 0:
+        return f"-{format_duration(-ns)}"
+    if ns == 0:
+        return "0µs"
+    for index, (size, unit) in enumerate(_UNITS):
+        limit = _UNITS[index + 1][0] if index + 1 < len(_UNITS) else None
+        for decimals in (3, 2, 1, 0) if index == 0 else (2, 1, 0):
+            scale = 10**decimals
+            rounded = (2 * ns * scale + size) // (2 * size)
+            if limit is not None and (rounded >= 1000 or rounded * size >= limit * scale):
+                continue  # rounding up may have added a digit or filled the next unit
+            if rounded < 1000 or decimals == 0:
+                whole, fraction = divmod(rounded, scale)
+                return f"{whole}.{fraction:0{decimals}}{unit}" if decimals else f"{whole}{unit}"
+    raise AssertionError("minutes have no limit")
+
+
+def render_waterfall(
+    spans: Sequence[SpanRow],
+    *,
+    width: int = 100,
+    color: bool = False,
+    max_rows: int | None = 200,
+    ascii_only: bool = False,
+) -> str:
+    """Show spans as a tree, one per line with duration, bar on the common time axis and runner.
+
+    Failed spans are marked and followed by a line with their status message. An open span has a shaded bar to
+    the end of the axis, which is the last instant that any span tells of.
+
+    Args:
+        spans: Spans of one trace in any order. Spans without a parent among them are roots, in order of their
+        start. width: Cells per line; at least 48 are used. color: Use ANSI colours: one per runner, out of
+        six, and red for errors. max_rows: Show this many spans at most and tell how many are missing; None
+        for all. ascii_only: Use no character outside ASCII.
+
+    Returns:
+        Lines joined by "\\n", without a final one; no trailing spaces.
+
+    Raises:
+        ArgumentError: If max_rows is smaller than 1.
+    """
+    if max_rows is not None and max_rows < 1:
+        raise ArgumentError(f"max_rows must be at least 1 or None, not {max_rows}.")
+    if not spans:
+        return "No spans."
+    style = _Style(color, ascii_only)
+    glyphs = _ASCII if ascii_only else _UNICODE
+    ordered = sorted(spans, key=lambda row: row.start_ns)
+    width = max(width, _MIN_WIDTH)
+    limit = len(ordered) if max_rows is None else max_rows
+    lines, hidden = _tree(ordered, limit, max(2, width // 14), glyphs)
+    columns = _columns(ordered, lines, width, style)
+    colors: dict[str, str] = {}
+    for row in ordered:
+        if row.runner and row.runner not in colors:
+            colors[row.runner] = _RUNNER_COLORS[len(colors) % len(_RUNNER_COLORS)]
+    output = [_header(columns, style)]
+    for line in lines:
+        output += _render(line, columns, colors.get(line.row.runner, ""), style, glyphs)
+    if hidden:
+        failed = sum(row.is_error for row in hidden)
+        note = f"{glyphs.ellipsis} {len(hidden):,} of {len(ordered):,} spans not shown"
+        output.append(style.paint(f"{note}, {failed:,} of them failed" if failed else note, _DIM))
+    return "\n".join(line.rstrip() for line in output)
+
+
+def _tree(
+    ordered: Sequence[SpanRow], limit: int, max_levels: int, glyphs: _Glyphs
+) -> tuple[list[_Line], list[SpanRow]]:
+    """The first `limit` lines in tree order and the spans left out. Linear in the number of spans.
+
+    Below `max_levels` levels the guides of the outer ones are dropped.
+    """
+    ids = {row.span_id for row in ordered}
+    children: dict[str | None, list[int]] = defaultdict(list)
+    roots = []
+    for index, row in enumerate(ordered):
+        if row.parent_span_id in ids:
+            children[row.parent_span_id].append(index)
+        else:
+            roots.append(index)
+    lines: list[_Line] = []
+    hidden: list[SpanRow] = []
+    seen = bytearray(len(ordered))
+    # What the roots do not reach hangs on cycles; each is entered at its first span.
+    for root in (*roots, *range(len(ordered))):
+        stack = [] if seen[root] else [(root, "", "")]
+        while stack:
+            index, guide, below = stack.pop()
+            seen[index] = 1
+            # pop: should two spans have the same id, the second one gets no children.
+            inner = [child for child in children.pop(ordered[index].span_id, ()) if not seen[child]]
+            if len(lines) < limit:
+                lines.append(_Line(ordered[index], guide, below + (glyphs.pipe if inner else "   ")))
+            else:
+                hidden.append(ordered[index])
+            below = below[-3 * max_levels :]
+            for position, child in enumerate(reversed(inner)):
+                mark, carry = (glyphs.last, "   ") if position == 0 else (glyphs.branch, glyphs.pipe)
+                stack.append((child, below + mark, below + carry))
+    return lines, hidden
+
+
+def _columns(ordered: Sequence[SpanRow], lines: Sequence[_Line], width: int, style: _Style) -> _Columns:
+    runner = _RUNNER if any(row.runner for row in ordered) else 0
+    fixed = 3 + _DURATION + 2 + (2 + runner if runner else 0)
+    wanted = max(len(line.guide) + cell_width(style.text(line.row.name)) for line in lines)
+    name = max(_MIN_NAME, min(wanted, width * 9 // 20, width - fixed - _MIN_BAR))
+    start = ordered[0].start_ns
+    end = max(row.start_ns if row.end_ns is None else max(row.start_ns, row.end_ns) for row in ordered)
+    return _Columns(name, width - fixed - name, runner, width, start, end - start)
+
+
+def _header(columns: _Columns, style: _Style) -> str:
+    """Headings and the labels of the time axis."""
+    steps = 4 if columns.bar >= 40 else 2 if columns.bar >= 24 else 1
+    axis = [" "] * columns.bar
+    for step in range(steps + 1):
+        label = style.duration(columns.total_ns * step // steps) if step else "0"
+        at = step * columns.bar // steps
+        at -= 0 if step == 0 else len(label) if step == steps else len(label) // 2
+        axis[at : at + len(label)] = label
+    line = f"{'span':{columns.name + 2}}duration  {''.join(axis)}"
+    return style.paint(f"{line}  runner" if columns.runner else line, _BOLD)
+
+
+def _render(line: _Line, columns: _Columns, runner_color: str, style: _Style, glyphs: _Glyphs) -> list[str]:
+    """The line of a span, and one for its error message."""
+    row = line.row
+    name = cut_middle(style.text(row.name) or "(no name)", columns.name - len(line.guide), glyphs.ellipsis)
+    padding = " " * (columns.name - len(line.guide) - cell_width(name))
+    mark = glyphs.error if row.is_error else glyphs.open if row.end_ns is None else " "
+    duration = "open" if row.end_ns is None else style.duration(row.end_ns - row.start_ns)
+    bar = _bar(row, columns, glyphs)
+    text = (
+        f"{style.paint(line.guide, _DIM)}{style.paint(name, _RED if row.is_error else '')}{padding} "
+        f"{style.paint(mark, _RED if row.is_error else _DIM)} {duration:>{_DURATION}}  "
+        f"{style.paint(bar, _RED if row.is_error else runner_color)}"
+    )
+    if columns.runner:
+        runner = cut_end(style.text(row.runner[:_RUNNER]), _RUNNER, "")
+        text += f"{' ' * (columns.bar - len(bar))}  {style.paint(runner, runner_color)}"
+    if not (row.is_error and row.message):
+        return [text]
+    room = columns.width - len(line.below)
+    message = cut_end(style.text(row.message), room, glyphs.ellipsis)
+    return [text, style.paint(line.below + message, _DIM)]
+
+
+def _bar(row: SpanRow, columns: _Columns, glyphs: _Glyphs) -> str:
+    """The bar with the blanks before it, exact to an eighth of a cell at its end, a half at its start."""
+    eighths = columns.bar * 8
+    total = max(1, columns.total_ns)
+    start = min((row.start_ns - columns.start_ns) * eighths // total, eighths - 1)
+    first, offset = divmod(start, 8)
+    if row.end_ns is None:
+        return " " * first + glyphs.open_bar * (columns.bar - first)
+    end = max(start + 1, -((columns.start_ns - row.end_ns) * eighths // total))
+    last, rest = divmod(end - 1, 8)
+    if first == last:
+        near_left = offset <= 7 - rest
+        return " " * first + (glyphs.ends if near_left else glyphs.starts)[end - start - 1]
+    full = glyphs.ends[-1] * (last - first - 1)
+    return " " * first + glyphs.starts[7 - offset] + full + glyphs.ends[rest]

@@ -1,0 +1,1 @@
+"""Tracing and logging, with the official module names."""

@@ -1,0 +1,446 @@
+"""Live spans: the OpenTelemetry span API on top of the writer's queue.
+
+A span costs the user's thread two clock reads, an id, an OpenTelemetry context and an append; rows are made by the
+writer thread. What every span has sits in slots; what few spans have (events, links, kind, a status message) lives in
+class attributes until it is set, and marks the span with `has_details`.
+
+Time: the start is the wall clock's, the duration the monotonic clock's, so a clock step cannot make a span negative.
+Spans never raise into user code because of a value they are given.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import traceback
+from time import perf_counter_ns, time_ns
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from opentelemetry import context as otel_context
+from opentelemetry import trace as otel_trace
+from opentelemetry.context.context import Context
+
+from tilebox_local.ids import new_span_id, new_trace_id, signed64, unsigned64
+from tilebox_local.storage.attributes import capture_attributes, capture_value, clean_text
+from tilebox_local.storage.rows import Reference, TraceScope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from contextvars import Token
+    from types import TracebackType
+
+    from tilebox_local.storage.writer import Writer
+
+__all__ = ["CurrentSpan", "RecordingSpan", "current_recording_span", "parent_from_context"]
+
+_log = logging.getLogger("tilebox.workflows.internal")
+
+_SAMPLED = 0x01
+_RANDOM_TRACE_ID = 0x02  # W3C Trace Context level 2: the trace id is random
+_NEW_TRACE_FLAGS = _SAMPLED | _RANDOM_TRACE_ID
+_ERROR = otel_trace.StatusCode.ERROR.value
+_OK = otel_trace.StatusCode.OK.value
+_INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
+
+
+def _limit(variable: str, default: int) -> int:
+    value = os.environ.get(variable, "")
+    return int(value) if value.isdigit() else default
+
+
+ATTRIBUTE_LIMIT = _limit("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", 128)
+EVENT_LIMIT = _limit("OTEL_SPAN_EVENT_COUNT_LIMIT", 128)
+
+# The key under which OpenTelemetry keeps the current span, found through its public API.
+_SPAN_KEY = next(iter(otel_trace.set_span_in_context(otel_trace.INVALID_SPAN, Context())))
+_get_context = otel_context.get_current
+_attach = otel_context.attach
+_detach = otel_context.detach
+_set_item = dict.__setitem__  # Context refuses item assignment; this one is not shared yet
+
+
+class RecordingSpan(otel_trace.Span):
+    """A span that is written to a store when it ends, or after a while if it stays open.
+
+    Created by `Tracer.start_span`; as a context manager it ends itself but does not become the current span.
+    Attributes and events may be set by any thread until the span ends; later changes are ignored with a warning.
+    """
+
+    __slots__ = (
+        "attributes",
+        "duration_ns",
+        "has_details",
+        "is_written",
+        "monotonic_start_ns",
+        "name",
+        "parent_id",
+        "resource",
+        "scope",
+        "span_id",
+        "start_ns",
+        "status_code",
+        "task_no",
+        "writer",
+    )
+
+    otlp_kind = 1
+    status_message: str | None = None
+    instrumentation = "tilebox.com/observability"
+    trace_state: str | None = None
+    events: list[tuple[str, int, dict[str, Any] | None]] | None = None
+    links: Sequence[otel_trace.Link] = ()
+    dropped_attributes = 0
+    dropped_events = 0
+    task_id: str | None = None
+
+    def __init__(self, writer: Writer, resource: Reference, name: str) -> None:
+        self.writer = writer
+        self.resource = resource
+        self.name = name
+        self.attributes: dict[str, Any] | None = None
+        self.status_code = 0
+        self.duration_ns: int | None = None
+        self.has_details = False
+        self.is_written = False
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def describe(
+        self,
+        kind: otel_trace.SpanKind,
+        attributes: Mapping[str, Any] | None,
+        links: Sequence[otel_trace.Link] | None,
+        instrumentation: str,
+    ) -> None:
+        """Set what a caller may give at the start."""
+        if kind is not otel_trace.SpanKind.INTERNAL:
+            self.otlp_kind = kind.value + 1
+            self.has_details = True
+        if attributes:
+            self.set_attributes(attributes)
+        if links:
+            self.links = tuple(links)
+            self.has_details = True
+        if instrumentation != RecordingSpan.instrumentation:
+            self.instrumentation = instrumentation
+            self.has_details = True
+
+    def start(self, parent: otel_trace.Span | None, start_time: int | None = None) -> None:
+        """Take the place below `parent` (None: a new trace), read the clocks, and show up as open."""
+        self.span_id = new_span_id()
+        if isinstance(parent, RecordingSpan) and parent.writer is self.writer:
+            self._follow(parent)
+        else:
+            self._follow_context(None if parent is None else parent.get_span_context())
+        self.start_ns = time_ns() if start_time is None else start_time
+        self.monotonic_start_ns = perf_counter_ns()
+        if start_time is not None:
+            # Only the wall clock knows how long ago it was.
+            self.monotonic_start_ns -= max(0, time_ns() - start_time)
+        writer = self.writer
+        writer.open_spans[self] = None
+        if writer.idle:
+            writer.attend()
+
+    def _follow(self, parent: RecordingSpan) -> None:
+        self.scope = parent.scope
+        self.parent_id: int | None = parent.span_id
+        self.task_no: int | None = parent.task_no
+        inherited = parent.attributes.get("task_id") if parent.attributes else None
+        if type(inherited) is str:
+            self.set_attribute("task_id", inherited)
+
+    def _follow_context(self, parent: otel_trace.SpanContext | None) -> None:
+        self.task_no = None
+        if parent is None or not parent.is_valid:
+            self.scope = TraceScope(new_trace_id(), _NEW_TRACE_FLAGS)
+            self.parent_id = None
+            return
+        self.scope = TraceScope(parent.trace_id, int(parent.trace_flags))
+        self.parent_id = signed64(parent.span_id)
+        if parent.trace_state:
+            self.trace_state = parent.trace_state.to_header()
+            self.has_details = True
+
+    def end(self, end_time: int | None = None) -> None:
+        """Fix the duration and hand the span to the writer. Only the first call counts.
+
+        `end_time` is an integer UTC instant in ns; by default the end is now.
+        """
+        if self.duration_ns is not None:
+            _log.warning("Span %r was ended twice.", self.name)
+            return
+        if end_time is None:
+            self.duration_ns = perf_counter_ns() - self.monotonic_start_ns
+        else:
+            self.duration_ns = max(0, end_time - self.start_ns)
+        writer = self.writer
+        writer.open_spans.pop(self, None)
+        spans = writer.spans
+        spans.append(self)
+        if writer.idle or len(spans) > writer.queue_limit:
+            writer.attend(spans)
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        self.end()
+
+    # -- OpenTelemetry's span API ---------------------------------------------------------------------------------
+
+    def get_span_context(self) -> otel_trace.SpanContext:
+        """Ids of this span, for propagation."""
+        trace_state = otel_trace.TraceState.from_header([self.trace_state]) if self.trace_state else None
+        flags = otel_trace.TraceFlags(self.scope.flags)
+        return otel_trace.SpanContext(
+            self.scope.trace_id, unsigned64(self.span_id), is_remote=False, trace_flags=flags, trace_state=trace_state
+        )
+
+    def is_recording(self) -> bool:
+        """Whether the span has not ended."""
+        return self.duration_ns is None
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Set an attribute. Any value is stored: what is no string, number, boolean or sequence, as its text."""
+        if self.duration_ns is not None:
+            self._warn_ended("attribute", key)
+            return
+        attributes = self.attributes
+        if attributes is None:
+            attributes = self.attributes = {}
+        elif len(attributes) >= ATTRIBUTE_LIMIT and key not in attributes:
+            self.dropped_attributes += 1
+            self.has_details = True
+            return
+        kind = type(value)
+        if kind is str or kind is bool or (kind is int and _INT64_MIN <= value <= _INT64_MAX):
+            attributes[key] = value
+        else:
+            attributes[key] = capture_value(value)
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Set several attributes."""
+        for key, value in attributes.items():
+            self.set_attribute(key, value)
+
+    def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
+        """Add an event at `timestamp` (integer UTC ns, default now). The oldest of more than 128 is dropped."""
+        if self.duration_ns is not None:
+            self._warn_ended("event", name)
+            return
+        if self.events is None:
+            self.events = []
+        elif len(self.events) >= EVENT_LIMIT:
+            del self.events[0]
+            self.dropped_events += 1
+        self.has_details = True
+        self.events.append((name, time_ns() if timestamp is None else timestamp, capture_attributes(attributes)))
+
+    def add_link(self, context: otel_trace.SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
+        """Link another span, of this or another trace."""
+        if self.duration_ns is not None:
+            self._warn_ended("link", f"{context.span_id:016x}")
+            return
+        self.links = (*self.links, otel_trace.Link(context, dict(attributes) if attributes else None))
+        self.has_details = True
+
+    def update_name(self, name: str) -> None:
+        """Change the name."""
+        if self.duration_ns is not None:
+            self._warn_ended("name", name)
+            return
+        self.name = name
+
+    def set_status(self, status: otel_trace.Status | otel_trace.StatusCode, description: str | None = None) -> None:
+        """Set the status. OK is final, and UNSET is ignored (OpenTelemetry specification, Set Status)."""
+        if self.duration_ns is not None:
+            self._warn_ended("status", "")
+            return
+        if isinstance(status, otel_trace.Status):
+            code, description = status.status_code.value, status.description
+        else:
+            code = status.value
+        if self.status_code == _OK or code == 0:
+            return
+        self.status_code = code
+        if code == _ERROR and description is not None:
+            self.status_message = description
+            self.has_details = True
+        elif code == _OK:
+            self.status_message = None
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Mapping[str, Any] | None = None,
+        timestamp: int | None = None,
+        escaped: bool = False,
+    ) -> None:
+        """Add an event `exception` with type, message and stack (OpenTelemetry semantic conventions)."""
+        kind = type(exception)
+        module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+        try:
+            message = str(exception)
+        except Exception as error:  # noqa: BLE001 -- an exception that cannot be shown is still an exception
+            message = f"<unprintable {kind.__name__}: {type(error).__name__}>"
+        try:
+            stack = "".join(traceback.format_exception(exception))
+        except Exception:  # noqa: BLE001
+            stack = "".join(traceback.format_tb(exception.__traceback__))
+        self.add_event(
+            "exception",
+            {
+                "exception.type": f"{module}{kind.__qualname__}",
+                "exception.message": message,
+                "exception.stacktrace": stack,
+                "exception.escaped": str(escaped),
+                **(attributes or {}),
+            },
+            timestamp,
+        )
+
+    def fail(self, error: BaseException, *, record: bool = True, set_status: bool = True) -> None:
+        """Record an exception that leaves the span's block. Does nothing for interrupts, nor after the end."""
+        if not isinstance(error, Exception) or self.duration_ns is not None:
+            return
+        if record:
+            self.record_exception(error)
+        if set_status:
+            try:
+                text = f"{type(error).__name__}: {error}"
+            except Exception:  # noqa: BLE001
+                text = type(error).__name__
+            self.set_status(otel_trace.StatusCode.ERROR, text)
+
+    def encoded_links(self) -> str | None:
+        """JSON text of the links; None for none."""
+        if not self.links:
+            return None
+        return orjson.dumps(
+            [
+                {
+                    "trace_id": f"{link.context.trace_id:032x}",
+                    "span_id": f"{link.context.span_id:016x}",
+                    "attributes": capture_attributes(link.attributes) or {},
+                }
+                for link in self.links
+            ]
+        ).decode()
+
+    def _warn_ended(self, what: str, name: object) -> None:
+        _log.warning("Span %r has ended; %s %s is ignored.", self.name, what, clean_text(str(name)))
+
+
+class CurrentSpan(RecordingSpan):
+    """A span that starts and becomes the current one at `with`, and ends with the block.
+
+    An exception that leaves the block is recorded and sets the status to ERROR.
+    """
+
+    __slots__ = ("_token",)
+
+    # What `start_as_current_span` may be given; nearly nobody does.
+    parent_context: Context | None = None
+    start_time: int | None = None
+    records_exception = True
+    sets_status_on_exception = True
+    ends_on_exit = True
+    _unsampled = False
+
+    def __enter__(self) -> otel_trace.Span:  # type: ignore[override]
+        context = _get_context()
+        parent = (context if self.parent_context is None else self.parent_context).get(_SPAN_KEY)
+        if type(parent) is CurrentSpan and parent.writer is self.writer and self.start_time is None:
+            # The fast way: all of start() for a child of one of our own spans.
+            self.span_id = new_span_id()
+            self.scope = parent.scope
+            self.parent_id = parent.span_id
+            self.task_no = parent.task_no
+            inherited = parent.attributes
+            if inherited is not None and "task_id" in inherited:
+                self._follow(parent)
+            self._enter(context)
+            self.start_ns = time_ns()
+            self.monotonic_start_ns = perf_counter_ns()
+            writer = self.writer
+            writer.open_spans[self] = None
+            if writer.idle:
+                writer.attend()
+            return self
+        if is_unsampled(parent):
+            self._unsampled = True
+            span = unsampled_child(parent)
+            self._token = _attach(otel_trace.set_span_in_context(span, context))
+            return span
+        self._enter(context)
+        self.start(parent, self.start_time)
+        return self
+
+    def _enter(self, context: Context) -> None:
+        own = Context(context)
+        _set_item(own, _SPAN_KEY, self)
+        self._token: Token[Context] | None = _attach(own)
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        token, self._token = self._token, None
+        _detach(token)  # type: ignore[arg-type]
+        if self._unsampled:
+            return
+        if exc_val is not None:
+            self.fail(exc_val, record=self.records_exception, set_status=self.sets_status_on_exception)
+        if self.duration_ns is None and self.ends_on_exit:
+            self.duration_ns = perf_counter_ns() - self.monotonic_start_ns
+            writer = self.writer
+            writer.open_spans.pop(self, None)
+            spans = writer.spans
+            spans.append(self)
+            if writer.idle or len(spans) > writer.queue_limit:
+                writer.attend(spans)
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """As a decorator: each call of `function` runs in a span like this one."""
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            span = CurrentSpan(self.writer, self.resource, self.name)
+            span.attributes = None if self.attributes is None else dict(self.attributes)
+            span.has_details = self.has_details
+            span.__dict__.update(self.__dict__)
+            with span:
+                return function(*args, **kwargs)
+
+        return wrapper
+
+
+def is_unsampled(parent: otel_trace.Span | None) -> bool:
+    """Whether the trace decided not to be recorded: a valid parent without the sampled flag."""
+    if parent is None or isinstance(parent, RecordingSpan):
+        return parent is not None and not parent.scope.flags & _SAMPLED
+    context = parent.get_span_context()
+    return context.is_valid and not context.trace_flags & _SAMPLED
+
+
+def unsampled_child(parent: otel_trace.Span | None) -> otel_trace.Span:
+    """A span that records nothing but passes the trace on."""
+    context = (parent or otel_trace.INVALID_SPAN).get_span_context()
+    return otel_trace.NonRecordingSpan(
+        otel_trace.SpanContext(
+            context.trace_id, new_span_id(), is_remote=False, trace_flags=context.trace_flags
+        )
+    )
+
+
+def parent_from_context(context: Context | None) -> otel_trace.Span | None:
+    """The span that a context (None: the current one) holds; None if it holds none."""
+    parent = (_get_context() if context is None else context).get(_SPAN_KEY)
+    return parent if isinstance(parent, otel_trace.Span) else None
+
+
+def current_recording_span() -> RecordingSpan | None:
+    """The current span if it is one of ours and still open."""
+    span = _get_context().get(_SPAN_KEY)
+    return span if isinstance(span, RecordingSpan) and span.duration_ns is None else None

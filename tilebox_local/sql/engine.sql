@@ -1,0 +1,224 @@
+-- The engine: every change of a job or task. Each statement is guarded by the state it expects; they run inside write
+-- transactions only (BEGIN IMMEDIATE), so nothing can change between two statements of one transition.
+-- States: 1 QUEUED, 2 RUNNING, 3 COMPUTED, 4 FAILED, 5 SKIPPED, 6 FAILED_OPTIONAL.
+
+-- name: insert_job
+INSERT INTO job_records (job_id, name, trace_parent, submitted_ns)
+VALUES (:job_id, :name, :trace_parent, :submitted_ns)
+ON CONFLICT (job_id) DO NOTHING
+RETURNING job_no
+
+-- name: insert_group
+INSERT INTO group_records (job_no, unsettled_count, dependency_count) VALUES (?, ?, ?) RETURNING group_no
+
+-- name: insert_group_dependency
+INSERT INTO group_dependency_records (depends_on_no, group_no) VALUES (?, ?)
+
+-- name: insert_task
+INSERT INTO task_records
+  (task_id, job_no, parent_no, group_no, branch_no, identifier_no, cluster_no, state, ready, optional, max_retries,
+   submitted_ns, ready_ns, input, display)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: find_identifier
+SELECT identifier_no FROM identifier_records WHERE name = ? AND major = ? AND minor = ?
+
+-- name: insert_identifier
+INSERT INTO identifier_records (name, major, minor) VALUES (?, ?, ?) RETURNING identifier_no
+
+-- name: identifiers_of_name
+-- Versions of a task that a runner of (major, minor) can run, the newest first.
+SELECT identifier_no, minor FROM identifier_records WHERE name = ? AND major = ? AND minor <= ? ORDER BY minor DESC
+
+-- name: last_identifier
+SELECT max(identifier_no) FROM identifier_records
+
+-- name: find_cluster_no
+SELECT cluster_no FROM cluster_records WHERE slug = ? AND deleted_ns IS NULL
+
+-- name: oldest_claimable
+-- Oldest claimable task of one cluster and identifier. Uses task_records_claimable: one seek, whatever is queued.
+SELECT min(task_no) FROM task_records WHERE ready = 1 AND cluster_no = ? AND identifier_no = ?
+
+-- name: oldest_claimable_child
+-- The same among the children of one task. Uses task_records_claimable_children.
+SELECT min(task_no) FROM task_records
+WHERE ready = 1 AND job_no = ? AND parent_no IS ? AND cluster_no = ? AND identifier_no = ?
+
+-- name: parent_of
+SELECT parent_no FROM task_records WHERE task_no = ?
+
+-- name: claim_task
+-- QUEUED -> RUNNING. The attempt number is the token that a later report must show.
+UPDATE task_records
+   SET state = 2, ready = 0, attempt = attempt + 1, runner_no = :runner_no, started_ns = :now_ns,
+       lease_expires_boot_ns = :lease_expires_boot_ns
+ WHERE task_no = :task_no AND state = 1 AND ready = 1
+
+-- name: mark_job_started
+UPDATE job_records SET first_started_ns = :now_ns WHERE job_no = :job_no AND first_started_ns IS NULL
+
+-- name: claimed_task
+-- What a runner needs to execute a task it has claimed.
+SELECT t.task_no, t.attempt, t.task_id, t.identifier_no, t.input, t.display, t.retry_count, t.started_ns,
+       p.task_id AS parent_id, t.group_no, j.job_no, j.job_id, j.name, j.trace_parent, j.submitted_ns, r.trace_no
+FROM task_records t
+JOIN job_records j ON j.job_no = t.job_no
+LEFT JOIN trace_records r ON r.job_no = t.job_no
+LEFT JOIN task_records p ON p.task_no = t.parent_no
+WHERE t.task_no = ?
+
+-- name: dependencies_of_group
+SELECT t.task_id
+FROM group_dependency_records d JOIN task_records t ON t.group_no = d.depends_on_no
+WHERE d.group_no = ?
+ORDER BY t.task_no
+
+-- name: task_for_report
+-- The task that a runner reports on, if the report is about its current attempt.
+SELECT task_no, job_no, parent_no, group_no, branch_no, state, optional, max_retries, retry_count,
+       retry_budget_start, crash_count, attempt, started_ns, unsettled_count, cluster_no
+FROM task_records
+WHERE task_no = ?
+
+-- name: end_attempt
+-- RUNNING -> any state but RUNNING, for one attempt only: a late report of a lost attempt matches no row.
+UPDATE task_records
+   SET state = :state, ready = :ready, ready_ns = CASE WHEN :ready THEN :now_ns ELSE ready_ns END,
+       stopped_ns = :now_ns, lease_expires_boot_ns = NULL,
+       display = coalesce(:display, display),
+       retry_count = retry_count + :retries, crash_count = crash_count + :crashes
+ WHERE task_no = :task_no AND state = 2 AND attempt = :attempt
+
+-- name: job_after_attempt
+UPDATE job_records
+   SET last_stopped_ns = max(coalesce(last_stopped_ns, 0), :now_ns),
+       compute_duration_ns = compute_duration_ns + :run_duration_ns
+ WHERE job_no = :job_no
+
+-- name: add_unsettled_children
+UPDATE task_records SET unsettled_count = unsettled_count + ? WHERE task_no = ?
+
+-- name: task_to_settle
+SELECT state, unsettled_count, parent_no, group_no FROM task_records WHERE task_no = ?
+
+-- name: settle_in_group
+UPDATE group_records SET unsettled_count = unsettled_count - ? WHERE group_no = ? RETURNING unsettled_count
+
+-- name: groups_waiting_for
+SELECT group_no FROM group_dependency_records WHERE depends_on_no = ? ORDER BY group_no
+
+-- name: settle_dependency
+UPDATE group_records SET dependency_count = dependency_count - 1 WHERE group_no = ? RETURNING dependency_count
+
+-- name: release_group
+-- The dependencies of the group are settled: its queued tasks may be claimed, unless the job is canceled.
+UPDATE task_records SET ready = 1, ready_ns = :now_ns
+ WHERE group_no = :group_no AND state = 1 AND ready = 0
+   AND NOT (SELECT canceled FROM job_records j WHERE j.job_no = task_records.job_no)
+
+-- name: settle_child
+UPDATE task_records SET unsettled_count = unsettled_count - ? WHERE task_no = ? RETURNING unsettled_count
+
+-- name: mark_branch_failed
+UPDATE task_records SET branch_failed = 1 WHERE task_no = ?
+
+-- name: branch_failed
+SELECT branch_failed FROM task_records WHERE task_no = ?
+
+-- name: skip_queued_in_branch
+-- QUEUED -> SKIPPED for what still waits in a failed optional branch.
+UPDATE task_records SET state = 5, ready = 0 WHERE branch_no = ? AND state = 1 RETURNING task_no
+
+-- name: cancel_job
+UPDATE job_records SET canceled = 1 WHERE job_no = ? AND NOT canceled RETURNING job_no
+
+-- name: withhold_queued
+UPDATE task_records SET ready = 0 WHERE job_no = ? AND ready = 1
+
+-- name: uncancel_job
+UPDATE job_records SET canceled = 0 WHERE job_no = ?
+
+-- name: requeue_failed
+-- FAILED -> QUEUED, with a new budget of retries.
+UPDATE task_records
+   SET state = 1, retry_budget_start = retry_count, crash_count = 0
+ WHERE job_no = ? AND state = 4
+RETURNING task_no
+
+-- name: release_queued
+-- After a retry: what is queued and has no unsettled dependency may be claimed again.
+UPDATE task_records SET ready = 1, ready_ns = :now_ns
+ WHERE job_no = :job_no AND state = 1 AND ready = 0
+   AND (SELECT dependency_count FROM group_records g WHERE g.group_no = task_records.group_no) = 0
+
+-- name: is_job_finished
+SELECT queued_count + running_count + failed_count = 0 FROM job_records WHERE job_no = ?
+
+-- name: delete_progress
+DELETE FROM progress_records WHERE job_no = ? AND task_no = ?
+
+-- name: insert_progress
+INSERT INTO progress_records (job_no, task_no, label, total, done) VALUES (?, ?, ?, ?, ?)
+
+-- name: extend_lease
+UPDATE task_records SET lease_expires_boot_ns = :lease_expires_boot_ns
+ WHERE task_no = :task_no AND state = 2 AND attempt = :attempt
+
+-- name: running_tasks
+-- Few rows at any time: one per task that runs now. Uses task_records_running.
+SELECT t.task_no, t.attempt, t.lease_expires_boot_ns, t.runner_no,
+       r.host, r.pid, r.process_start, r.boot_id, r.pid_namespace, r.stopped_ns
+FROM task_records t LEFT JOIN runner_records r ON r.runner_no = t.runner_no
+WHERE t.state = 2
+
+-- name: end_open_spans_of_task
+-- The runner is gone: its spans of this task ended when it was last seen, as far as anyone knows.
+UPDATE span_records
+   SET duration_ns = max(0, :end_ns - start_ns), status_code = 2, status_message = :message
+ WHERE duration_ns IS NULL AND task_no = :task_no
+   AND trace_no = (SELECT trace_no FROM trace_records r JOIN task_records t ON t.job_no = r.job_no
+                   WHERE t.task_no = :task_no)
+
+-- name: insert_runner
+INSERT INTO runner_records
+  (resource_no, cluster_no, host, pid, process_start, boot_id, pid_namespace, started_ns, last_seen_ns)
+VALUES (:resource_no, :cluster_no, :host, :pid, :process_start, :boot_id, :pid_namespace, :now_ns, :now_ns)
+RETURNING runner_no
+
+-- name: runner_seen
+UPDATE runner_records SET last_seen_ns = ? WHERE runner_no = ?
+
+-- name: runner_stopped
+UPDATE runner_records SET last_seen_ns = :now_ns, stopped_ns = :now_ns WHERE runner_no = :runner_no
+
+-- name: runner_last_seen
+SELECT last_seen_ns FROM runner_records WHERE runner_no = ?
+
+-- name: insert_cluster
+INSERT INTO cluster_records (slug, name, description) VALUES (?, ?, ?)
+ON CONFLICT (slug) WHERE deleted_ns IS NULL DO NOTHING
+RETURNING cluster_no
+
+-- name: update_cluster
+UPDATE cluster_records
+   SET name = coalesce(:name, name),
+       description = CASE WHEN :changes_description THEN nullif(:description, '') ELSE description END
+ WHERE slug = :slug AND deleted_ns IS NULL
+
+-- name: delete_cluster
+UPDATE cluster_records SET deleted_ns = ? WHERE slug = ? AND deletable AND deleted_ns IS NULL
+
+-- name: cluster_has_open_tasks
+SELECT EXISTS (SELECT 1 FROM task_records t JOIN cluster_records c ON c.cluster_no = t.cluster_no
+               WHERE c.slug = ? AND c.deleted_ns IS NULL AND t.state IN (1, 2))
+
+-- name: find_job_no
+SELECT job_no FROM job_records WHERE job_id = ?
+
+-- name: unrunnable_tasks
+-- Kinds of claimable tasks of a cluster, for the hint that no runner here can run them.
+SELECT DISTINCT i.name, i.major, i.minor
+FROM identifier_records i
+WHERE EXISTS (SELECT 1 FROM task_records t
+              WHERE t.ready = 1 AND t.cluster_no = ? AND t.identifier_no = i.identifier_no)

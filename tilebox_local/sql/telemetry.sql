@@ -1,0 +1,80 @@
+-- Writing telemetry. The statements for spans, events and logs end at VALUES: the writer appends as many rows as it
+-- inserts at once, because SQLite then runs one step for hundreds of rows without holding Python's global lock.
+
+-- name: insert_spans
+-- A span may be written open first and completed later; one that is complete does not change any more.
+INSERT INTO span_records
+  (trace_no, start_ns, span_id, parent_span_id, duration_ns, name, status_code, task_no, has_task_id, resource_no,
+   attributes)
+VALUES
+
+-- name: insert_spans_conflict
+ON CONFLICT (trace_no, start_ns, span_id) DO UPDATE SET
+  duration_ns = excluded.duration_ns, name = excluded.name, status_code = excluded.status_code,
+  attributes = excluded.attributes
+WHERE duration_ns IS NULL
+
+-- name: insert_full_spans
+-- Spans with anything beyond the columns that every span has.
+INSERT INTO span_records
+  (trace_no, start_ns, span_id, parent_span_id, duration_ns, name, status_code, task_no, has_task_id, resource_no,
+   attributes, kind, status_message, scope_no, links, trace_state, dropped_attributes_count, dropped_events_count,
+   dropped_links_count)
+VALUES
+
+-- name: insert_full_spans_conflict
+ON CONFLICT (trace_no, start_ns, span_id) DO UPDATE SET
+  duration_ns = excluded.duration_ns, name = excluded.name, status_code = excluded.status_code,
+  attributes = excluded.attributes, status_message = excluded.status_message, links = excluded.links,
+  dropped_attributes_count = excluded.dropped_attributes_count,
+  dropped_events_count = excluded.dropped_events_count, dropped_links_count = excluded.dropped_links_count
+WHERE duration_ns IS NULL
+
+-- name: insert_events
+INSERT INTO event_records (trace_no, time_ns, span_id, event_no, name, attributes)
+VALUES
+
+-- name: insert_events_conflict
+ON CONFLICT DO NOTHING
+
+-- name: insert_logs
+INSERT INTO log_records
+  (trace_no, time_ns, log_no, span_id, severity_number, severity_text, body, task_no, has_task_id, is_span_event,
+   resource_no, scope_no, attributes)
+VALUES
+
+-- name: insert_logs_conflict
+ON CONFLICT DO NOTHING
+
+-- name: insert_quarantine
+INSERT INTO quarantine_records (writer_no, time_ns, kind, reason, content) VALUES (?, ?, ?, ?, ?)
+
+-- name: insert_writer
+INSERT INTO writer_records (pid, host, opened_ns) VALUES (?, ?, ?) RETURNING writer_no
+
+-- name: count_refused
+UPDATE writer_records
+   SET dropped_count = dropped_count + ?, quarantined_count = quarantined_count + ?
+ WHERE writer_no = ?
+
+-- name: mark_synced
+-- The write that a commit with synchronous=FULL carries when nothing else is to be written.
+UPDATE store_records SET value = ? WHERE key = 'synced_ns'
+
+-- name: find_jobless_trace
+SELECT trace_no FROM trace_records WHERE trace_id = ? AND job_no IS NULL
+
+-- name: insert_trace
+INSERT INTO trace_records (trace_id, job_no) VALUES (?, ?) RETURNING trace_no
+
+-- name: find_resource
+SELECT resource_no FROM resource_records WHERE attributes = ?
+
+-- name: insert_resource
+INSERT INTO resource_records (attributes) VALUES (?) RETURNING resource_no
+
+-- name: find_scope
+SELECT scope_no FROM scope_records WHERE name = ? AND version = ?
+
+-- name: insert_scope
+INSERT INTO scope_records (name, version) VALUES (?, ?) RETURNING scope_no

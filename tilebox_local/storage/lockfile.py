@@ -1,0 +1,67 @@
+"""The turnstile: a lock file beside the store that writers pass one after the other.
+
+SQLite's own lock is unfair: a waiter polls, and is mostly asleep when the lock frees. `flock` queues waiters in the
+kernel, wakes them at once, and frees the lock of a process that dies. It guards creation and migration, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import TYPE_CHECKING
+
+try:
+    import fcntl
+except ImportError:  # Windows: SQLite's own lock and its busy handler have to do
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["LockFile"]
+
+
+class LockFile:
+    """Exclusive between processes and between threads. `path=None` locks between threads only (in-memory stores)."""
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._fd: int | None = None
+        self._lock = threading.Lock()
+        self.wait_count = 0  # times that somebody else was inside
+
+    def _descriptor(self) -> int | None:
+        if self._fd is None and self._path is not None and fcntl is not None:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        return self._fd
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Wait for the lock, as long as it takes, and hold it inside the block. Not reentrant."""
+        with self._lock:
+            fd = self._descriptor()
+            if fd is None:
+                yield
+                return
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                self.wait_count += 1
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close the descriptor; the file stays, since another process may wait on it."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def after_fork_in_child(self) -> None:
+        """Forget the parent's lock: a flock belongs to the open file, which parent and child share."""
+        self._lock = threading.Lock()
+        with contextlib.suppress(OSError):
+            self.close()

@@ -1,0 +1,171 @@
+"""Telemetry objects to rows: what the writer thread takes from its queues, and the tuples that it inserts.
+
+The objects that name a row by number (`Reference` and `TraceScope`) are numbered by the writer, inside the transaction
+that first needs them; the writer takes the numbers back if that transaction fails.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tilebox_local.ids import signed64
+from tilebox_local.storage.attributes import encode_attributes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tilebox_local.observability.span import RecordingSpan
+
+__all__ = ["EVENT_WIDTH", "FULL_SPAN_WIDTH", "LOG_WIDTH", "SPAN_WIDTH", "LogItem", "Reference", "TraceScope"]
+
+SPAN_WIDTH = 11
+FULL_SPAN_WIDTH = 19
+EVENT_WIDTH = 6
+LOG_WIDTH = 13
+
+
+class Reference:
+    """A resource or scope: `key` identifies it, `no` is its row in this store, None until it is written."""
+
+    __slots__ = ("key", "no")
+
+    def __init__(self, key: str, no: int | None = None) -> None:
+        self.key = key
+        self.no = no
+
+
+class TraceScope:
+    """The part of a trace that belongs to one job, or to none (`trace_no` is None until it is written)."""
+
+    __slots__ = ("flags", "trace_id", "trace_no")
+
+    def __init__(self, trace_id: int, flags: int, trace_no: int | None = None) -> None:
+        self.trace_id = trace_id
+        self.flags = flags
+        self.trace_no = trace_no
+
+
+class LogItem:
+    """One log record on its way to the writer."""
+
+    __slots__ = (
+        "attributes",
+        "body",
+        "has_task_id",
+        "is_span_event",
+        "log_no",
+        "logger",
+        "resource",
+        "scope",
+        "severity_number",
+        "severity_text",
+        "span_id",
+        "task_no",
+        "time_ns",
+    )
+
+    def __init__(
+        self,
+        *,
+        time_ns: int,
+        severity_number: int,
+        severity_text: str,
+        body: str,
+        attributes: dict[str, Any] | None,
+        logger: str,
+        resource: Reference,
+        scope: TraceScope | None,
+        span_id: int | None,
+        task_no: int | None,
+        has_task_id: bool,
+        is_span_event: bool,
+    ) -> None:
+        self.time_ns = time_ns
+        self.severity_number = severity_number
+        self.severity_text = severity_text
+        self.body = body
+        self.attributes = attributes
+        self.logger = logger
+        self.resource = resource
+        self.scope = scope
+        self.span_id = span_id
+        self.task_no = task_no
+        self.has_task_id = has_task_id
+        self.is_span_event = is_span_event
+        self.log_no: int | None = None  # given by the writer, once: a retried batch keeps it
+
+
+def span_values(spans: Iterable[RecordingSpan]) -> list[Any]:
+    """Values of the columns of `insert_spans`, all spans in one flat list."""
+    flat: list[Any] = []
+    extend = flat.extend
+    for span in spans:
+        extend(
+            (
+                span.scope.trace_no,
+                span.start_ns,
+                span.span_id,
+                span.parent_id,
+                span.duration_ns,
+                span.name,
+                span.status_code,
+                span.task_no,
+                0 if span.task_no is None else 1,
+                span.resource.no,
+                encode_attributes(span.attributes),
+            )
+        )
+    return flat
+
+
+def full_span_values(spans: Iterable[RecordingSpan], scopes: dict[str, int]) -> list[Any]:
+    """Values of the columns of `insert_full_spans`, all spans in one flat list."""
+    flat: list[Any] = []
+    for span in spans:
+        flat.extend(span_values((span,)))
+        flat.extend(
+            (
+                span.otlp_kind,
+                span.status_message,
+                scopes[span.instrumentation],
+                span.encoded_links(),
+                span.trace_state,
+                span.dropped_attributes,
+                span.dropped_events,
+                0,
+            )
+        )
+    return flat
+
+
+def event_values(spans: Iterable[RecordingSpan]) -> list[Any]:
+    """Values of the columns of `insert_events` for all events of the spans, in one flat list."""
+    flat: list[Any] = []
+    for span in spans:
+        for number, (name, time_ns, attributes) in enumerate(span.events or (), span.dropped_events):
+            flat.extend((span.scope.trace_no, time_ns, span.span_id, number, name, encode_attributes(attributes)))
+    return flat
+
+
+def log_values(logs: Iterable[LogItem], scopes: dict[str, int]) -> list[Any]:
+    """Values of the columns of `insert_logs`, all records in one flat list."""
+    flat: list[Any] = []
+    for log in logs:
+        flat.extend(
+            (
+                0 if log.scope is None else log.scope.trace_no,
+                log.time_ns,
+                log.log_no,
+                None if log.span_id is None else signed64(log.span_id),
+                log.severity_number,
+                log.severity_text,
+                log.body,
+                log.task_no,
+                int(log.has_task_id),
+                int(log.is_span_event),
+                log.resource.no,
+                scopes[log.logger],
+                encode_attributes(log.attributes),
+            )
+        )
+    return flat

@@ -1,0 +1,242 @@
+"""Store: one SQLite file as this process sees it. Owns the writer and the readers; shared by all clients of a path."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+import os
+import threading
+import weakref
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tilebox_local.errors import FlushTimeoutError, StoreClosedError, StoreError, StoreOpenError
+from tilebox_local.resource import process_resource, resource_key
+from tilebox_local.storage.connection import open_reader, open_writer, translate_errors
+from tilebox_local.storage.lockfile import LockFile
+from tilebox_local.storage.rows import Reference
+from tilebox_local.storage.schema import check_file_header, ensure_schema
+from tilebox_local.storage.writer import Writer, WriterStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import apsw
+
+__all__ = ["MEMORY", "Store", "open_store"]
+
+T = TypeVar("T")
+
+MEMORY = ":memory:"
+_EXIT_TIMEOUT_S = 10.0
+
+_stores: dict[str, Store] = {}
+_stores_lock = threading.Lock()
+_all_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+_memory_numbers = itertools.count(1)
+
+
+def open_store(path: str | os.PathLike[str], *, full_sync: bool = False) -> Store:
+    """The store at `path`, created if the file does not exist. Each call must be matched by one `close()`.
+
+    Clients of the same file share one store. ":memory:" makes a new store that only this process sees.
+
+    Raises:
+        StoreOpenError: the path cannot be opened or created.
+        NotATileboxStoreError, SchemaVersionError, StoreCorruptError: the file cannot be used; it is unchanged.
+    """
+    if os.fspath(path) == MEMORY:
+        return Store(None, full_sync=False)
+    resolved = Path(path).expanduser().resolve()
+    with _stores_lock:
+        store = _stores.get(str(resolved))
+        if store is not None:
+            store.share(full_sync=full_sync)
+            return store
+        store = Store(resolved, full_sync=full_sync)
+        _stores[str(resolved)] = store
+        return store
+
+
+class Store:
+    """Use `open_store`. Thread-safe; after a fork the child gets its own writer and readers on first use."""
+
+    def __init__(self, path: Path | None, *, full_sync: bool) -> None:
+        self.path = path
+        self._full_sync = full_sync
+        self._users = 1
+        self._readers: list[apsw.Connection] = []
+        self._resources: dict[str | None, Reference] = {}
+        if path is None:
+            name = f"tilebox-local-{next(_memory_numbers)}"
+            self.filename, self._label = f"file:/{name}?vfs=memdb", MEMORY
+            self._lock = LockFile(None)
+        else:
+            self.filename, self._label = path.as_uri(), str(path)
+            _check_path(path)
+            self._lock = LockFile(f"{path}.lock")
+        connection = self._open_checked()
+        self.writer = Writer(
+            partial(open_writer, self.filename, full_sync=full_sync),
+            path=self._label,
+            lock=self._lock,
+            full_sync=full_sync,
+            is_durable=path is not None,
+        )
+        self.writer.adopt(connection)
+        # An in-memory database lives as long as a connection to it.
+        self._anchor = open_reader(self.filename) if path is None else None
+        _all_stores.add(self)
+
+    def _open_checked(self) -> apsw.Connection:
+        """Open the write connection under the lock file, and make sure of the schema."""
+        try:
+            with self._lock.held(), translate_errors(self._label):
+                if self.path is not None:
+                    if not self.path.exists():
+                        self.path.touch(mode=0o600)
+                    check_file_header(self.path)
+                connection = open_writer(self.filename, full_sync=self._full_sync)
+                try:
+                    ensure_schema(connection, self._label)
+                except BaseException:
+                    connection.close()
+                    raise
+                return connection
+        except OSError as error:
+            if isinstance(error, StoreError):
+                raise
+            hint = "Check that the directory exists and that you may write to it."
+            raise StoreOpenError(f"{self._label} cannot be opened: {error.strerror}.", hint=hint) from error
+
+    def __repr__(self) -> str:
+        return f"Store({self._label!r})"
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the last user has closed it."""
+        return self._users == 0
+
+    def share(self, *, full_sync: bool) -> None:
+        """Add a user; the strictest durability that any user asked for holds."""
+        self._users += 1
+        if full_sync:
+            self.writer.require_full_sync()
+
+    def transact(self, function: Callable[[apsw.Connection], T]) -> T:
+        """Run `function(connection)` in one write transaction; return its result after the commit. See Writer."""
+        return self.writer.transact(function)
+
+    @contextmanager
+    def read(self) -> Iterator[apsw.Connection]:
+        """A read-only connection for the block; sees what was committed when each statement starts.
+
+        Drain every cursor inside the block: an open one keeps the write-ahead log from being reset.
+        """
+        connection = self._take_reader()
+        try:
+            with translate_errors(self._label):
+                yield connection
+        finally:
+            if self.is_closed:
+                connection.close()
+            else:
+                self._readers.append(connection)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[apsw.Connection]:
+        """Like `read`, with one read transaction around the block, so that several statements see the same data."""
+        with self.read() as connection:
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.execute("COMMIT")
+
+    def _take_reader(self) -> apsw.Connection:
+        if self.is_closed:
+            raise StoreClosedError(f"{self._label} is closed.", hint="Open a new Client.")
+        try:
+            return self._readers.pop()
+        except IndexError:
+            with translate_errors(self._label):
+                return open_reader(self.filename)
+
+    def resource(self, service: str | None) -> Reference:
+        """The resource of this process under a service name (None: the default), as this store's rows refer to it."""
+        reference = self._resources.get(service)
+        if reference is None:
+            reference = self._resources.setdefault(service, Reference(resource_key(process_resource(service))))
+        return reference
+
+    def flush(self, timeout_s: float | None = None) -> None:
+        """Return when all telemetry appended so far is committed. See Writer.flush."""
+        self.writer.flush(timeout_s)
+
+    def stats(self) -> WriterStats:
+        """Counts of this process's writer."""
+        return self.writer.stats()
+
+    def close(self) -> None:
+        """Give up one use; the last one writes what is queued and closes the file."""
+        with _stores_lock:
+            if self._users == 0:
+                return
+            self._users -= 1
+            if self._users:
+                return
+            if _stores.get(self._label) is self:
+                del _stores[self._label]
+        self._shut_down()
+
+    def _shut_down(self) -> None:
+        self._users = 0
+        try:
+            self.writer.close(_EXIT_TIMEOUT_S)
+        finally:
+            while self._readers:
+                self._readers.pop().close()
+            if self._anchor is not None:
+                self._anchor.close()
+                self._anchor = None
+            self._lock.close()
+
+    def after_fork_in_child(self) -> None:
+        """Drop what belongs to the parent without closing it."""
+        self._lock.after_fork_in_child()
+        _leaked.extend(self._readers)
+        self._readers = []
+        for service, reference in self._resources.items():
+            reference.key, reference.no = resource_key(process_resource(service)), None
+        self.writer.after_fork_in_child()
+
+
+_leaked: list[Any] = []
+
+
+def _check_path(path: Path) -> None:
+    if path.is_dir():
+        raise StoreOpenError(f"{path} is a directory.", hint="Name a file in it, such as tilebox.db.")
+    if not path.parent.is_dir():
+        raise StoreOpenError(f"{path} cannot be created: {path.parent} does not exist.", hint="Create it first.")
+
+
+def _close_all() -> None:
+    for store in list(_all_stores):
+        if not store.is_closed:
+            with contextlib.suppress(FlushTimeoutError):
+                store._shut_down()  # noqa: SLF001 -- same module
+
+
+def _after_fork_in_child() -> None:
+    global _stores_lock  # noqa: PLW0603 -- another thread of the parent may hold it for ever
+    _stores_lock = threading.Lock()
+    for store in list(_all_stores):
+        store.after_fork_in_child()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,476 @@
+"""The one writer of a process and store: a thread that owns the write connection.
+
+Two verbs, two promises. `append_*` takes telemetry and returns at once; it is durable after a later commit, and may be
+dropped, and counted, if the store cannot keep up. `transact` runs a function inside the next transaction and returns
+after the commit; it is never dropped. A transaction first writes all telemetry that was appended before, so a task's
+spans and logs commit together with its change of state.
+
+When more than `queue_limit` spans wait, the appending thread waits for the writer (backpressure); if the writer makes
+no progress because the disk refuses, telemetry is dropped and counted until it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import apsw
+
+from tilebox_local import clock
+from tilebox_local.catalog import sql
+from tilebox_local.errors import FlushTimeoutError, StoreClosedError
+from tilebox_local.storage.batch import Batch
+from tilebox_local.storage.connection import set_synchronous, translate_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tilebox_local.observability.span import RecordingSpan
+    from tilebox_local.storage.lockfile import LockFile
+    from tilebox_local.storage.rows import LogItem
+
+__all__ = ["Writer", "WriterStats"]
+
+T = TypeVar("T")
+
+QUEUE_LIMIT = 20_000
+_BATCH_LIMIT = 8_192
+_TICK_S = 0.05
+_IDLE_TIMEOUT_S = 30.0
+_OPEN_SPAN_AGE_NS = 250_000_000
+_SYNC_INTERVAL_NS = 1_000_000_000
+_PATIENCE_S = 5.0
+_RETRY_S = (0.05, 0.1, 0.25, 0.5, 1.0)
+
+_log = logging.getLogger("tilebox.workflows.internal")
+
+
+@dataclass(frozen=True)
+class WriterStats:
+    """What the writer of this process has done so far, in records (spans, events and logs)."""
+
+    queued_count: int
+    written_count: int
+    dropped_count: int
+    quarantined_count: int
+    transaction_count: int
+    failed_transaction_count: int
+    lock_wait_count: int
+
+
+class _Command:
+    """A function to run inside a transaction, and the thread that waits for it."""
+
+    __slots__ = ("done", "error", "function", "result")
+
+    def __init__(self, function: Callable[[apsw.Connection], Any]) -> None:
+        self.function = function
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.done = threading.Lock()
+        self.done.acquire()
+
+
+class Writer:
+    """Batches telemetry and runs transactions on one connection, in one thread. Thread-safe.
+
+    Args:
+        connect: Opens the write connection; called on the writer thread after a fork, else the given one is used.
+        path: Name of the store in error messages.
+        lock: The turnstile between processes.
+        full_sync: Wait for the disk at every commit; otherwise at least once a second.
+        is_durable: False for in-memory stores, which have no disk to wait for.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], apsw.Connection],
+        *,
+        path: str,
+        lock: LockFile,
+        full_sync: bool,
+        is_durable: bool,
+        queue_limit: int = QUEUE_LIMIT,
+    ) -> None:
+        self._connect = connect
+        self._path = path
+        self._lock = lock
+        self._full_sync = full_sync
+        self._is_durable = is_durable
+        self.queue_limit = queue_limit
+        self._closed = False
+        self.on_commit: list[Callable[[], None]] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        # Hot: read by every span. `idle` tells an appending thread to wake the writer.
+        self.spans: deque[RecordingSpan] = deque()
+        self.open_spans: dict[RecordingSpan, None] = {}
+        self.idle = True
+        self.logs: deque[LogItem] = deque()
+        self._commands: deque[_Command] = deque()
+        self._wakeups: SimpleQueue[None] = SimpleQueue()
+        self._room = threading.Event()
+        self._start_lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._connection: apsw.Connection | None = None
+        self._batch = Batch()
+        self._writer_no: int | None = None
+        self._log_count = 0
+        self._dropped = 0
+        self._dropped_reported = 0
+        self._shedding = False
+        self._stopping = False
+        self._synced_at = 0
+        self._unsynced = False
+        self._is_connection_full = self._full_sync
+        self._failures = 0
+        self._transactions = 0
+        self._failed_transactions = 0
+
+    # -- any thread ---------------------------------------------------------------------------------------------
+
+    def append_span(self, span: RecordingSpan) -> None:
+        """Queue an ended span. Never raises; waits only while the queue is over its limit."""
+        self.spans.append(span)
+        if self.idle or len(self.spans) > self.queue_limit:
+            self.attend(self.spans)
+
+    def append_log(self, log: LogItem) -> None:
+        """Queue a log record. Never raises; waits only while the queue is over its limit."""
+        self.logs.append(log)
+        if self.idle or len(self.logs) > self.queue_limit:
+            self.attend(self.logs)
+
+    def attend(self, queue: deque[Any] | None = None) -> None:
+        """Wake the writer, and if `queue` is over its limit, wait for room or drop the newest record."""
+        if self.idle:
+            self._wake()
+        if queue is not None and len(queue) > self.queue_limit:
+            self._make_room(queue)
+
+    def transact(self, function: Callable[[apsw.Connection], T]) -> T:
+        """Run `function(connection)` in a transaction after all telemetry appended so far; return after the commit.
+
+        If `function` raises, its changes are undone and the exception is raised here; other transactions and
+        telemetry of the same batch commit nevertheless. May run together with functions of other threads.
+
+        Raises:
+            StoreClosedError: the store is closed.
+            StoreError: the commit failed; nothing of `function` was stored.
+        """
+        if threading.current_thread() is self._thread:
+            return function(self._require_connection())  # a transaction inside of a transaction joins it
+        command = self._submit(function)
+        command.done.acquire()
+        if command.error is not None:
+            raise command.error
+        return command.result  # type: ignore[no-any-return]
+
+    def flush(self, timeout_s: float | None = None) -> None:
+        """Return when everything appended before is committed.
+
+        Raises:
+            FlushTimeoutError: it took longer than `timeout_s` seconds; the records stay queued.
+            StoreError: the records cannot be written now; they stay queued.
+        """
+        if not self.has_work():
+            return
+        command = self._submit(_nothing)
+        if not command.done.acquire(timeout=-1 if timeout_s is None else timeout_s):
+            pending = len(self.spans) + len(self.logs) + len(self._batch)
+            raise FlushTimeoutError(f"{pending} records are still queued after {timeout_s} s.", pending=pending)
+        if command.error is not None:
+            raise command.error
+
+    def has_work(self) -> bool:
+        """Whether anything was appended that is not committed yet."""
+        return bool(self.spans or self.logs or self._commands or self._batch)
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Write what is queued, wait for the disk, close the connection. Idempotent.
+
+        Raises FlushTimeoutError if it takes longer than `timeout_s` seconds: the process should go on exiting.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        thread = self._thread
+        if thread is None:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            return
+        self._stopping = True
+        self._wakeups.put(None)
+        thread.join(timeout_s)
+        if thread.is_alive():
+            pending = len(self.spans) + len(self.logs) + len(self._batch)
+            raise FlushTimeoutError(f"{self._path}: {pending} records could not be written.", pending=pending)
+
+    def stats(self) -> WriterStats:
+        """Counts since the process opened the store."""
+        return WriterStats(
+            queued_count=len(self.spans) + len(self.logs) + len(self._batch),
+            written_count=self._batch.written_count,
+            dropped_count=self._dropped,
+            quarantined_count=self._batch.quarantined_count,
+            transaction_count=self._transactions,
+            failed_transaction_count=self._failed_transactions,
+            lock_wait_count=self._lock.wait_count,
+        )
+
+    def adopt(self, connection: apsw.Connection) -> None:
+        """Use this connection, which the opener of the store has checked."""
+        self._connection = connection
+
+    def require_full_sync(self) -> None:
+        """From now on, wait for the disk at every commit."""
+
+        def apply(connection: apsw.Connection) -> None:  # noqa: ARG001 -- takes effect with the next transaction
+            self._full_sync = True
+
+        if not self._full_sync and self._is_durable:
+            self.transact(apply)
+
+    def after_fork_in_child(self) -> None:
+        """Start afresh: the queue, the thread and the connection belong to the parent."""
+        # Closing an inherited connection would drop the parent's locks and checkpoint its file: leak it.
+        _leaked_connections.append(self._connection)
+        self._reset()
+
+    def _submit(self, function: Callable[[apsw.Connection], Any]) -> _Command:
+        if self._closed:
+            raise StoreClosedError(f"{self._path} is closed.", hint="Open a new Client.")
+        command = _Command(function)
+        self._commands.append(command)
+        self._wake()
+        return command
+
+    def _wake(self) -> None:
+        self.idle = False
+        if self._thread is None and not self._closed:
+            self._start()
+        self._wakeups.put(None)
+
+    def _start(self) -> None:
+        with self._start_lock:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="tilebox-local-writer", daemon=True)
+                thread.start()
+                self._thread = thread
+
+    def _make_room(self, queue: deque[Any]) -> None:
+        if not self._shedding:
+            deadline = time.monotonic() + _PATIENCE_S
+            while time.monotonic() < deadline and not self._closed:
+                self._room.clear()
+                if len(queue) <= self.queue_limit:
+                    return
+                self._wakeups.put(None)
+                self._room.wait(0.1)
+                if self._shedding:
+                    break
+            self._shedding = True
+        with contextlib.suppress(IndexError):
+            queue.pop()
+            self._dropped += 1
+
+    # -- writer thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            self._wait()
+            if self._stopping and not self.has_work():
+                break
+            try:
+                self._write()
+            except Exception as error:  # noqa: BLE001 -- the thread must live; the batch is kept and tried again
+                self._fail(error)
+                if self._stopping and self._failures >= len(_RETRY_S):
+                    break
+        self._finish()
+
+    def _wait(self) -> None:
+        """Sleep until there is something to do: a command, queued records, a span to show as open, a sync."""
+        if self._failures:
+            delay = _RETRY_S[min(self._failures, len(_RETRY_S)) - 1]
+            self._get_wakeup(delay)
+            return
+        if self._commands or len(self.spans) > _BATCH_LIMIT or self._stopping:
+            self._drain_wakeups()
+            return
+        if self.spans or self.logs or self._has_unwritten_open_span():
+            self._get_wakeup(_TICK_S)
+            return
+        self.idle = True
+        if not (self._commands or self.spans or self.logs or self._has_unwritten_open_span() or self._stopping):
+            self._get_wakeup(_SYNC_INTERVAL_NS / 1e9 if self._unsynced else _IDLE_TIMEOUT_S)
+        self.idle = False
+
+    def _get_wakeup(self, timeout_s: float) -> None:
+        with contextlib.suppress(Empty):
+            self._wakeups.get(timeout=timeout_s)
+        self._drain_wakeups()
+
+    def _drain_wakeups(self) -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                self._wakeups.get_nowait()
+
+    def _has_unwritten_open_span(self) -> bool:
+        return any(not span.is_written for span in list(self.open_spans))
+
+    def _old_open_spans(self) -> list[RecordingSpan]:
+        """Spans that have been open for a while and are not in the file, oldest first."""
+        horizon = clock.monotonic_ns() - _OPEN_SPAN_AGE_NS
+        found = []
+        for span in list(self.open_spans):
+            if span.monotonic_start_ns > horizon:
+                break
+            if not span.is_written:
+                found.append(span)
+        return found
+
+    def _write(self) -> None:
+        """One transaction: queued telemetry, then the waiting commands."""
+        commands = _take(self._commands, len(self._commands))
+        batch = self._batch
+        # Everything appended before a command commits with it; without one, batches stay small.
+        limit = None if commands else _BATCH_LIMIT
+        batch.spans.extend(_take(self.spans, limit))
+        batch.logs.extend(_take(self.logs, limit))
+        batch.open_spans = self._old_open_spans()
+        if len(self.spans) <= self.queue_limit:
+            self._room.set()
+        now = clock.monotonic_ns()
+        is_sync_due = self._unsynced and now - self._synced_at >= _SYNC_INTERVAL_NS
+        if not (batch or commands or batch.open_spans or is_sync_due):
+            return
+        try:
+            with self._lock.held():
+                self._transaction(commands, sync_only=not (batch or commands or batch.open_spans), now=now)
+        except BaseException as error:
+            failure = translate_error(error, self._path) if isinstance(error, apsw.Error) else error
+            for command in commands:
+                command.error = failure
+                command.done.release()
+            raise
+        batch.commit()
+        self._shedding = False
+        self._failures = 0
+        self._transactions += 1
+        for command in commands:
+            command.done.release()
+        for notify in self.on_commit:
+            notify()
+
+    def _transaction(self, commands: list[_Command], *, sync_only: bool, now: int) -> None:
+        connection = self._require_connection()
+        is_full = self._full_sync or (self._is_durable and now - self._synced_at >= _SYNC_INTERVAL_NS)
+        if is_full != self._is_connection_full:
+            set_synchronous(connection, full=is_full)
+            self._is_connection_full = is_full
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            self._write_telemetry(connection)
+            if sync_only:
+                connection.execute(sql["mark_synced"], (clock.wall_ns(),))
+            for command in commands:
+                _run_command(connection, command)
+            connection.execute("COMMIT")
+        except BaseException:
+            self._batch.rollback()
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        if is_full:
+            self._synced_at = now
+        self._unsynced = self._is_durable and not is_full
+
+    def _write_telemetry(self, connection: apsw.Connection) -> None:
+        batch = self._batch
+        if not (batch or batch.open_spans):
+            return
+        if self._writer_no is None:
+            row = (os.getpid(), platform.node(), clock.wall_ns())
+            batch.writer_no = self._writer_no = connection.execute(sql["insert_writer"], row).get
+            batch.undo.append(self._forget_writer)
+        for log in batch.logs:
+            if log.log_no is None:
+                self._log_count += 1
+                log.log_no = (self._writer_no << 40) + self._log_count  # type: ignore[operator]
+        batch.insert(connection)
+        dropped = self._dropped - self._dropped_reported
+        if dropped or batch.new_quarantined_count:
+            connection.execute(sql["count_refused"], (dropped, batch.new_quarantined_count, self._writer_no)).fetchall()
+            self._dropped_reported += dropped
+
+    def _forget_writer(self) -> None:
+        self._writer_no = None
+
+    def _fail(self, error: Exception) -> None:
+        self._failures += 1
+        self._failed_transactions += 1
+        self._shedding = self._shedding or len(self._batch) + len(self.spans) > self.queue_limit
+        self._room.set()
+        if self._failures in (1, 100):
+            _log.error("The store %s cannot be written: %s. Telemetry is kept and tried again.", self._path, error)
+
+    def _finish(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            if self._unsynced:
+                with self._lock.held():
+                    set_synchronous(connection, full=True)
+                    connection.execute("BEGIN IMMEDIATE")
+                    connection.execute(sql["mark_synced"], (clock.wall_ns(),))
+                    connection.execute("COMMIT")
+        except apsw.Error as error:
+            _log.error("The store %s could not be synced: %s", self._path, error)
+        finally:
+            connection.close()
+
+    def _require_connection(self) -> apsw.Connection:
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
+
+
+_leaked_connections: list[apsw.Connection | None] = []
+
+
+def _nothing(connection: apsw.Connection) -> None:
+    """A transaction of its own for flush()."""
+
+
+def _take(queue: deque[T], limit: int | None) -> list[T]:
+    count = len(queue) if limit is None else min(len(queue), limit)
+    popleft = queue.popleft
+    try:
+        return [popleft() for _ in range(count)]
+    except IndexError:  # an appending thread took back its record for want of room
+        return []
+
+
+def _run_command(connection: apsw.Connection, command: _Command) -> None:
+    """Run one command in a savepoint: if it fails, only its own changes are undone."""
+    connection.execute("SAVEPOINT command")
+    try:
+        command.result = command.function(connection)
+    except apsw.Error:
+        raise  # the disk or the lock: the whole transaction has to go
+    except BaseException as error:  # noqa: BLE001 -- raised again in the thread that waits
+        connection.execute("ROLLBACK TO command")
+        command.error = error
+    connection.execute("RELEASE command")

@@ -1,0 +1,1 @@
+"""Workflows, their releases and deployments: a hosted feature."""
