@@ -10,7 +10,15 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-__all__ = ["boot_id", "boot_ns", "datetime_to_ns", "monotonic_ns", "ns_to_datetime", "ns_to_timedelta", "wall_ns"]
+__all__ = [
+    "boot_id",
+    "boot_ns",
+    "datetime_to_ns",
+    "monotonic_ns",
+    "ns_to_datetime",
+    "ns_to_timedelta",
+    "wall_ns",
+]
 
 wall_ns = time.time_ns
 monotonic_ns = time.perf_counter_ns

@@ -219,11 +219,10 @@ def _json_to_time_interval(kind: Any, value: dict[str, Any]) -> Any:
 
 
 def _id_interval_to_json(value: Any) -> dict[str, Any]:
-    return {
-        "start_id": {"uuid": bytes_to_text(value.start_id.bytes)},
-        "end_id": {"uuid": bytes_to_text(value.end_id.bytes)},
-        **_flags(value),
-    }
+    ids = {"start_id": value.start_id, "end_id": value.end_id}
+    return {name: {"uuid": bytes_to_text(uuid.bytes)} for name, uuid in ids.items() if uuid.int} | _flags(
+        value
+    )
 
 
 def _json_to_id_interval(kind: Any, value: dict[str, Any]) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import sys
-import textwrap
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
@@ -107,7 +106,7 @@ class TimeInterval:
                 times = [arg]
             return cls(_to_datetime(times[0]), _to_datetime(times[-1]), end_inclusive=True)
         except (ValueError, TypeError, OverflowError) as error:
-            message = f"Failed to convert {_shown(arg)} to TimeInterval: {error}."
+            message = f"Failed to convert {_shown(arg)} to TimeInterval: {_shortened(str(error))}."
             raise ArgumentError(message, hint=_TIME_FORMS) from error
 
     def to_half_open(self) -> TimeInterval:
@@ -284,4 +283,9 @@ def _next_instant(value: datetime) -> datetime:
 
 
 def _shown(value: object) -> str:
-    return f"{textwrap.shorten(repr(value), 120)} ({type(value)})"
+    return f"{_shortened(repr(value))} ({type(value)})"
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())  # xarray's repr has many lines
+    return text if len(text) <= 120 else f"{text[:117]}..."

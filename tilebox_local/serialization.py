@@ -9,6 +9,7 @@ and submitting a job never loads pydantic. Reading goes through one strict pydan
 from __future__ import annotations
 
 import sys
+import threading
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -132,8 +133,8 @@ def _layout(cls: type) -> tuple[tuple[str, _Form], ...]:
 
 
 @_per_class
-def _log_layout(cls: type) -> tuple[tuple[str, _Form], ...]:
-    return tuple((field.name, _Form.LOG) for field in _serialized_fields(cls))
+def _names(cls: type) -> tuple[str, ...]:
+    return tuple(field.name for field in _serialized_fields(cls))
 
 
 _TRANSPARENT = (Union, UnionType, list, tuple, dict, set, frozenset)
@@ -141,12 +142,12 @@ _TRANSPARENT = (Union, UnionType, list, tuple, dict, set, frozenset)
 
 def _names_datetime(hint: Any, seen: frozenset[Any]) -> bool:
     """Whether the official encoder finds a datetime below this annotation; it looks into few constructs."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:  # first, since metadata need not be hashable
+        return _names_datetime(args[0], seen)
     if hint in seen:
         return False
     seen |= {hint}
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return _names_datetime(args[0], seen)
     if origin in _TRANSPARENT:
         return any(_names_datetime(arg, seen) for arg in args)
     if not isinstance(hint, type):
@@ -210,7 +211,7 @@ def _key_to_json(key: Any, form: _Form) -> str:
     raise _UnsupportedError("Only dicts with str-like or number-like keys are supported")
 
 
-def _record_to_json(layout: tuple[tuple[str, _Form], ...], value: Any) -> dict[str, Any]:
+def _record_to_json(layout: Iterable[tuple[str, _Form]], value: Any) -> dict[str, Any]:
     members = {}
     for name, form in layout:
         try:
@@ -222,9 +223,7 @@ def _record_to_json(layout: tuple[tuple[str, _Form], ...], value: Any) -> dict[s
 
 def _dataclass_to_json(value: Any, form: _Form) -> dict[str, Any]:
     kind = type(value)
-    layout = _log_layout(kind) if form is _Form.LOG else _layout(kind)
-    if form is _Form.NATIVE:
-        layout = tuple((name, form) for name, _ in layout)
+    layout = _layout(kind) if form is _Form.ISO else [(name, form) for name in _names(kind)]
     return _record_to_json(layout, value)
 
 
@@ -323,6 +322,7 @@ def _log_fallback(value: object) -> str:
 
 
 _READER = "__tilebox_input_reader__"
+_MAX_PROBLEMS = 5  # in the message of an error
 
 
 def decode_fields(cls: type[_T], data: bytes) -> _T:
@@ -397,12 +397,19 @@ def _validator(cls: type, prefix: str, adapter: TypeAdapter[Any]) -> Callable[[b
 def _describe(cls: type, prefix: str, error: ValidationError) -> str:
     problems = []
     for problem in error.errors(include_url=False, include_context=False):
-        path = prefix + "".join(
-            f"[{step}]" if isinstance(step, int) else f".{step}" for step in problem["loc"]
-        )
+        path = (prefix + "".join(map(_step, problem["loc"]))).removeprefix(".")
         text = f"{problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r:.60}"
-        problems.append(f"{path.removeprefix('.')}: {text}" if path else text)
+        problems.append(f"{path}: {text}" if path else text)
+    if len(problems) > _MAX_PROBLEMS:
+        problems[_MAX_PROBLEMS:] = [f"and {len(problems) - _MAX_PROBLEMS} more"]
     return f"Invalid input for task {cls.__name__}: " + "; ".join(problems)
+
+
+def _step(step: int | str) -> str:
+    """Part of a path: an index, a name, "[key]", or "(type)" for a member of a union."""
+    if isinstance(step, int):
+        return f"[{step}]"
+    return step if step.startswith(("(", "[")) else f".{step}"
 
 
 def _adapter(wire_type: Any) -> TypeAdapter[Any]:
@@ -428,11 +435,20 @@ class _Schema:
         return self._build(handler)
 
 
+class _Open(threading.local):
+    """The types whose schema this thread is building, to notice recursion."""
+
+    def __init__(self) -> None:
+        self.types: list[Any] = []
+
+
+_open = _Open()
+
+
 class _WireTypes:
     """Rewrites annotations to types of which pydantic reads the JSON that `encode_fields` writes."""
 
     def __init__(self) -> None:
-        self._open: list[Any] = []  # types whose schema is being built, to notice recursion
         self._recursive: dict[Any, TypeAdapter[Any]] = {}
 
     def of(self, hint: Any, scope: _Scope) -> Any:
@@ -461,7 +477,20 @@ class _WireTypes:
     def _of_union(self, members: tuple[Any, ...], scope: _Scope) -> Any:
         if str in members and not {bytes, bytearray, memoryview}.isdisjoint(members):
             raise TypeError("A union of str and bytes cannot be read: both are JSON strings")
-        return Union[tuple(self.of(member, scope) for member in members)]  # noqa: UP007 -- made from a tuple
+
+        def build(handler: GetCoreSchemaHandler) -> CoreSchema:
+            from pydantic_core import core_schema
+
+            # Labels name the member in errors; pydantic's own would show our functions.
+            choices: list[CoreSchema | tuple[CoreSchema, str]] = [
+                (handler.generate_schema(self.of(member, scope)), f"({getattr(member, '__name__', member)})")
+                for member in members
+                if member is not NoneType
+            ]
+            schema = core_schema.union_schema(choices)
+            return core_schema.nullable_schema(schema) if NoneType in members else schema
+
+        return Annotated[Any, _Schema(build)]
 
     def _of_plain(self, hint: Any) -> Any:
         if hint is object:
@@ -494,15 +523,15 @@ class _WireTypes:
         def guarded(handler: GetCoreSchemaHandler) -> CoreSchema:
             from pydantic_core import core_schema
 
-            if hint in self._open:
+            if hint in _open.types:
                 return core_schema.no_info_plain_validator_function(
                     partial(self._read_recursive, hint, build)
                 )
-            self._open.append(hint)
+            _open.types.append(hint)
             try:
                 return build(handler)
             finally:
-                self._open.pop()
+                _open.types.pop()
 
         return Annotated[Any, _Schema(guarded)]
 

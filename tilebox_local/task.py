@@ -12,7 +12,17 @@ from abc import ABC, ABCMeta, abstractmethod
 from collections.abc import Awaitable, Sequence
 from dataclasses import Field, dataclass, field, is_dataclass
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Union, dataclass_transform, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Protocol,
+    Self,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
 
 from tilebox_local.data import RunnerContext, TaskIdentifier, TaskSubmissionGroup, TaskSubmissions
 from tilebox_local.serialization import decode_fields, encode_fields
@@ -83,7 +93,7 @@ class Task(metaclass=_TaskType):
         return serialize_task(self)
 
     @classmethod
-    def _deserialize(cls, task_input: bytes, context: RunnerContext | None = None) -> "Task":  # noqa: ARG003
+    def _deserialize(cls, task_input: bytes, context: RunnerContext | None = None) -> Self:  # noqa: ARG003
         return deserialize_task(cls, task_input)
 
 

@@ -145,7 +145,7 @@ def render_task_graph(
     if across:
         graph_width, graph_height = graph_height, graph_width
     width = max(_MIN_PAGE_WIDTH, graph_width + 2 * _MARGIN)
-    header, top = _header(nodes, title, width, has_curves=any(wire.dashed for wire in placement.wires))
+    header, top = _header(nodes, title, width, has_dependencies=any(wire.dashed for wire in placement.wires))
     view = _View(direction, placement.depth, (width - graph_width) / 2, top)
     height = top + graph_height + _MARGIN
     body = [*header, *_lines(placement.wires, view)]
@@ -191,7 +191,7 @@ def _text(x: float, y: float, text: str, attributes: str = "") -> str:
 
 
 def _header(
-    nodes: Sequence[TaskNode], title: str | None, width: float, *, has_curves: bool
+    nodes: Sequence[TaskNode], title: str | None, width: float, *, has_dependencies: bool
 ) -> tuple[list[str], float]:
     """Title and legend, and the y below them where the graph begins."""
     parts: list[str] = []
@@ -214,7 +214,7 @@ def _header(
     keys = {node.key for node in nodes}
     if any(node.parent in keys for node in nodes):
         entries.append(("subtask", _sample(dashed=False)))
-    if has_curves:
+    if has_dependencies:
         entries.append(("depends on", _sample(dashed=True)))
     y += 6
     for label, mark in entries:

@@ -101,30 +101,32 @@ def _measure(block: Block, limit: float, unify: int) -> None:
         for child in row:
             child.row = index
     inner = _align(block.layers)
-    links = _links(block, inner)
+    # The own box is above the middle of the subtasks, or straight above the first if that has its own row.
+    middle = rows[0][0].center if rows and len(rows[0]) == 1 else inner / 2
+    links = _links(block, middle)
     trunks = [link for link in links if link.dashed and link.has_trunk]
     columns = lanes([(link.channels[0], link.channels[-1]) for link in trunks])
     for link, column in zip(trunks, columns, strict=True):
         link.trunk = inner + (column + 1) * _LANE
-    overhang = (block.box[0] - inner) / 2
-    left = max(overhang, _GUTTER if links and links[-1].has_trunk and not links[-1].dashed else 0.0)
-    right = max(overhang, (max(columns) + 1.5) * _LANE if columns else 0.0)
+    half = block.box[0] / 2
+    left = max(half - middle, _GUTTER if links and links[-1].has_trunk and not links[-1].dashed else 0.0)
+    right = max(half - (inner - middle), (max(columns) + 1.5) * _LANE if columns else 0.0)
     for child in block.children:
         child.at = (child.at[0] + left, 0.0)
     for link in links:
         link.shift(left)
-    block.box_at = left + inner / 2 - block.box[0] / 2
+    block.box_at = left + middle - half
     block.breadth = left + inner + right
     block.depth, block.wires = _stack(block, rows, links)
     if block.is_source and block.children:
         block.breadth += _EXIT
-        middle, out = block.box[1] / 2, block.breadth - _EXIT / 2
-        corner = (Point(block.box_at + block.box[0], middle), Point(out, middle), Point(out, block.depth))
+        side, out = block.box[1] / 2, block.breadth - _EXIT / 2
+        corner = (Point(block.box_at + block.box[0], side), Point(out, side), Point(out, block.depth))
         block.wires.append(Wire(corner, dashed=True))
 
 
-def _links(block: Block, inner: float) -> list[Link]:
-    """The dependencies among the children, then the block's own edges to them; ports as `_align` set them."""
+def _links(block: Block, middle: float) -> list[Link]:
+    """The dependencies among the children, then the block's own edges to them from its box's middle."""
     targets: dict[frozenset[Block], list[Block]] = defaultdict(list)
     uses: dict[Block, int] = defaultdict(int)
     for layer in block.layers:
@@ -149,7 +151,7 @@ def _links(block: Block, inner: float) -> list[Link]:
             ports.append((source.row, Point(port, source.depth)))
         links.append(Link(True, ports, [(child.row, child.center) for child in dependants]))
     if block.key is not None and block.children:
-        own = Point(inner / 2, block.box[1])
+        own = Point(middle, block.box[1])
         entries = [
             (child.row, child.center - (min(_GUTTER, child.box[0] / 4) if child.sources else 0.0))
             for layer in block.layers
@@ -164,8 +166,12 @@ def _stack(block: Block, rows: list[list[Block]], links: list[Link]) -> tuple[fl
     at = block.box[1]
     row_depths: list[float] = []
     tracks: dict[Link, dict[int, float]] = {link: {} for link in links}
+    by_channel: dict[int, list[Link]] = defaultdict(list)
+    for link in links:
+        for channel in link.channels:
+            by_channel[channel].append(link)
     for index, row in enumerate(rows):
-        here = [link for link in links if index in link.channels]
+        here = by_channel[index]
         dashed = [link for link in here if link.dashed]
         order = lanes([link.span(index) for link in dashed])
         last = max(order, default=-1)

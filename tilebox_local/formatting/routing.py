@@ -132,10 +132,16 @@ def _bus(ups: list[Point], downs: list[Point], arrows: set[Point], track: float,
     # Lines bend towards the hub, so that one sees which way they merge and part.
     hub = ups[0].breadth if len(ups) == 1 else downs[0].breadth if len(downs) == 1 else (low + high) / 2
     bends = {point: _bend(point, track, hub, low, high) for point in (*ups, *downs)}
-    wires = [Wire(bends[point], dashed) for point in ups]
-    for point in downs:
-        wires.append(Wire(bends[point][::-1], dashed, point in arrows))
-        wires += [Wire((up, point), dashed, point in arrows) for up in ups if up.breadth == point.breadth]
+    wires = []
+    drawn: set[Point] = set()
+    above = next((point for point in ups if point.breadth == hub), None)
+    below = next((point for point in downs if point.breadth == hub and point in arrows), None)
+    if above and below:
+        # Straight through the hub; where the hub turns, the end that all edges share joins the bus as well.
+        wires.append(Wire((above, below), dashed, arrow=True))
+        drawn = {above, below} if low < hub < high else {below} if len(ups) == 1 else {above}
+    wires += [Wire(bends[point], dashed) for point in ups if point not in drawn]
+    wires += [Wire(bends[point][::-1], dashed, point in arrows) for point in downs if point not in drawn]
     ends = {path[0].breadth: path[-1].breadth for path in bends.values()}
     wires.append(Wire((Point(ends[low], track), Point(ends[high], track)), dashed))
     return wires

@@ -73,8 +73,13 @@ class _Style(NamedTuple):
 
     def text(self, text: str) -> str:
         """Text of a span, made harmless."""
-        text = visible(text)
-        return text.encode("ascii", "backslashreplace").decode() if self.ascii_only else text
+        if not self.ascii_only:
+            return visible(text)
+        if text.isascii() and text.isprintable():
+            return text
+        return "".join(
+            char if " " <= char <= "~" else char.encode("unicode_escape").decode() for char in text
+        )
 
     def duration(self, ns: int) -> str:
         text = format_duration(ns)
@@ -213,7 +218,7 @@ def _columns(ordered: Sequence[SpanRow], lines: Sequence[_Line], width: int, sty
 
 def _header(columns: _Columns, style: _Style) -> str:
     """Headings and the labels of the time axis."""
-    steps = 4 if columns.bar >= 40 else 2 if columns.bar >= 24 else 1
+    steps = 1 if columns.total_ns == 0 or columns.bar < 24 else 2 if columns.bar < 40 else 4
     axis = [" "] * columns.bar
     for step in range(steps + 1):
         label = style.duration(columns.total_ns * step // steps) if step else "0"

@@ -93,7 +93,6 @@ class RecordingSpan(otel_trace.Span):
     links: Sequence[otel_trace.Link] = ()
     dropped_attributes = 0
     dropped_events = 0
-    task_id: str | None = None
 
     def __init__(self, writer: Writer, resource: Reference, name: str) -> None:
         self.writer = writer
@@ -134,6 +133,9 @@ class RecordingSpan(otel_trace.Span):
             self._follow(parent)
         else:
             self._follow_context(None if parent is None else parent.get_span_context())
+        self._begin(start_time)
+
+    def _begin(self, start_time: int | None) -> None:
         self.start_ns = time_ns() if start_time is None else start_time
         self.monotonic_start_ns = perf_counter_ns()
         if start_time is not None:
@@ -158,7 +160,9 @@ class RecordingSpan(otel_trace.Span):
             self.scope = TraceScope(new_trace_id(), _NEW_TRACE_FLAGS)
             self.parent_id = None
             return
-        self.scope = TraceScope(parent.trace_id, int(parent.trace_flags))
+        self.scope = TraceScope(
+            parent.trace_id, int(parent.trace_flags), parent_span_id=signed64(parent.span_id)
+        )
         self.parent_id = signed64(parent.span_id)
         if parent.trace_state:
             self.trace_state = parent.trace_state.to_header()
@@ -184,7 +188,10 @@ class RecordingSpan(otel_trace.Span):
             writer.attend(spans)
 
     def __exit__(
-        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
     ) -> None:
         self.end()
 
@@ -195,7 +202,11 @@ class RecordingSpan(otel_trace.Span):
         trace_state = otel_trace.TraceState.from_header([self.trace_state]) if self.trace_state else None
         flags = otel_trace.TraceFlags(self.scope.flags)
         return otel_trace.SpanContext(
-            self.scope.trace_id, unsigned64(self.span_id), is_remote=False, trace_flags=flags, trace_state=trace_state
+            self.scope.trace_id,
+            unsigned64(self.span_id),
+            is_remote=False,
+            trace_flags=flags,
+            trace_state=trace_state,
         )
 
     def is_recording(self) -> bool:
@@ -225,7 +236,9 @@ class RecordingSpan(otel_trace.Span):
         for key, value in attributes.items():
             self.set_attribute(key, value)
 
-    def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
+    def add_event(
+        self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None
+    ) -> None:
         """Add an event at `timestamp` (integer UTC ns, default now). The oldest of more than 128 is dropped."""
         if self.duration_ns is not None:
             self._warn_ended("event", name)
@@ -236,7 +249,9 @@ class RecordingSpan(otel_trace.Span):
             del self.events[0]
             self.dropped_events += 1
         self.has_details = True
-        self.events.append((name, time_ns() if timestamp is None else timestamp, capture_attributes(attributes)))
+        self.events.append(
+            (name, time_ns() if timestamp is None else timestamp, capture_attributes(attributes))
+        )
 
     def add_link(self, context: otel_trace.SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
         """Link another span, of this or another trace."""
@@ -253,7 +268,9 @@ class RecordingSpan(otel_trace.Span):
             return
         self.name = name
 
-    def set_status(self, status: otel_trace.Status | otel_trace.StatusCode, description: str | None = None) -> None:
+    def set_status(
+        self, status: otel_trace.Status | otel_trace.StatusCode, description: str | None = None
+    ) -> None:
         """Set the status. OK is final, and UNSET is ignored (OpenTelemetry specification, Set Status)."""
         if self.duration_ns is not None:
             self._warn_ended("status", "")
@@ -313,6 +330,10 @@ class RecordingSpan(otel_trace.Span):
             except Exception:  # noqa: BLE001
                 text = type(error).__name__
             self.set_status(otel_trace.StatusCode.ERROR, text)
+
+    def move_to_trace(self, trace_no: int) -> None:
+        """Become the root span of a job: belong to its part of the trace, also where the trace began elsewhere."""
+        self.scope = TraceScope(self.scope.trace_id, self.scope.flags, trace_no=trace_no)
 
     def encoded_links(self) -> str | None:
         """JSON text of the links; None for none."""
@@ -378,13 +399,25 @@ class CurrentSpan(RecordingSpan):
         self.start(parent, self.start_time)
         return self
 
+    def enter_task(self, scope: TraceScope, root_span_id: int, task_no: int) -> None:
+        """Instead of `with`: become the current span, as the span of a task below the root span of its job."""
+        self._enter(_get_context())
+        self.span_id = new_span_id()
+        self.scope = scope
+        self.parent_id = signed64(root_span_id)
+        self.task_no = task_no
+        self._begin(None)
+
     def _enter(self, context: Context) -> None:
         own = Context(context)
         _set_item(own, _SPAN_KEY, self)
         self._token: Token[Context] | None = _attach(own)
 
     def __exit__(
-        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
     ) -> None:
         token, self._token = self._token, None
         _detach(token)  # type: ignore[arg-type]

@@ -222,3 +222,6 @@ SELECT DISTINCT i.name, i.major, i.minor
 FROM identifier_records i
 WHERE EXISTS (SELECT 1 FROM task_records t
               WHERE t.ready = 1 AND t.cluster_no = ? AND t.identifier_no = i.identifier_no)
+
+-- name: identifier
+SELECT name, major, minor FROM identifier_records WHERE identifier_no = ?

@@ -64,6 +64,18 @@ UPDATE store_records SET value = ? WHERE key = 'synced_ns'
 -- name: find_jobless_trace
 SELECT trace_no FROM trace_records WHERE trace_id = ? AND job_no IS NULL
 
+-- name: find_trace
+-- Where a span belongs that continues a span of another process: to the only job of its trace, or to the one of
+-- several that has the parent span. A scan of those traces, once per continued trace.
+SELECT r.trace_no FROM trace_records r
+WHERE r.trace_id = :trace_id
+ORDER BY
+  (SELECT count(*) FROM trace_records o WHERE o.trace_id = :trace_id) > 1
+    AND NOT EXISTS (SELECT 1 FROM span_records s WHERE s.trace_no = r.trace_no AND s.span_id = :parent_span_id),
+  r.job_no IS NULL,
+  r.trace_no
+LIMIT 1
+
 -- name: insert_trace
 INSERT INTO trace_records (trace_id, job_no) VALUES (?, ?) RETURNING trace_no
 

@@ -60,7 +60,10 @@ def clean_value(value: Any, depth: int = 0) -> Any:
 
 def _clean_container(value: Any, depth: int) -> Any:
     if isinstance(value, dict):
-        cleaned = {clean_text(str(key)): clean_value(item, depth + 1) for key, item in list(value.items())[:_MAX_ITEMS]}
+        cleaned = {
+            clean_text(str(key)): clean_value(item, depth + 1)
+            for key, item in list(value.items())[:_MAX_ITEMS]
+        }
         if len(cleaned) == 1 and next(iter(cleaned)).startswith("$"):
             return {"$object": cleaned}
         return cleaned
@@ -98,7 +101,9 @@ def capture_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any] |
     if not attributes:
         return None
     try:
-        return {key if type(key) is str else str(key): clean_value(value) for key, value in attributes.items()}
+        return {
+            key if type(key) is str else str(key): clean_value(value) for key, value in attributes.items()
+        }
     except Exception as error:  # noqa: BLE001 -- odd mappings; telemetry must not raise
         return {"$invalid": f"<unreadable attributes: {type(error).__name__}>"}
 

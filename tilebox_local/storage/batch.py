@@ -72,7 +72,9 @@ class Batch:
         if detailed:
             values = rows.full_span_values(detailed, self._scopes)
             self._insert_rows(connection, "span", "insert_full_spans", rows.FULL_SPAN_WIDTH, values)
-            self._insert_rows(connection, "event", "insert_events", rows.EVENT_WIDTH, rows.event_values(detailed))
+            self._insert_rows(
+                connection, "event", "insert_events", rows.EVENT_WIDTH, rows.event_values(detailed)
+            )
         if self.logs:
             values = rows.log_values(self.logs, self._scopes)
             self._insert_rows(connection, "log", "insert_logs", rows.LOG_WIDTH, values)
@@ -114,9 +116,15 @@ class Batch:
 
     def _number_trace(self, connection: apsw.Connection, scope: TraceScope) -> None:
         key = scope.trace_id.to_bytes(16, "big")
-        scope.trace_no = connection.execute(sql["find_jobless_trace"], (key,)).get
-        if scope.trace_no is None:
-            scope.trace_no = connection.execute(sql["insert_trace"], (key, None)).get
+        if scope.parent_span_id is None:
+            found = connection.execute(sql["find_jobless_trace"], (key,)).get
+        else:
+            found = connection.execute(
+                sql["find_trace"], {"trace_id": key, "parent_span_id": scope.parent_span_id}
+            ).get
+        if found is None:
+            found = connection.execute(sql["insert_trace"], (key, None)).get
+        scope.trace_no = found
         self.undo.append(lambda: setattr(scope, "trace_no", None))
 
     def number_resource(self, connection: apsw.Connection, resource: Reference) -> int:
@@ -138,7 +146,9 @@ class Batch:
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
-    def _insert_rows(self, connection: apsw.Connection, kind: str, name: str, width: int, values: list[Any]) -> None:
+    def _insert_rows(
+        self, connection: apsw.Connection, kind: str, name: str, width: int, values: list[Any]
+    ) -> None:
         position, end = 0, len(values)
         while position < end:
             remaining = (end - position) // width

@@ -35,11 +35,18 @@ class Reference:
 
 
 class TraceScope:
-    """The part of a trace that belongs to one job, or to none (`trace_no` is None until it is written)."""
+    """The part of a trace that belongs to one job, or to none (`trace_no` is None until it is written).
 
-    __slots__ = ("flags", "trace_id", "trace_no")
+    `parent_span_id` (signed) is the span elsewhere that the first span here continues; it tells the job where
+    several jobs share a trace id.
+    """
 
-    def __init__(self, trace_id: int, flags: int, trace_no: int | None = None) -> None:
+    __slots__ = ("flags", "parent_span_id", "trace_id", "trace_no")
+
+    def __init__(
+        self, trace_id: int, flags: int, *, trace_no: int | None = None, parent_span_id: int | None = None
+    ) -> None:
+        self.parent_span_id = parent_span_id
         self.trace_id = trace_id
         self.flags = flags
         self.trace_no = trace_no
@@ -143,7 +150,9 @@ def event_values(spans: Iterable[RecordingSpan]) -> list[Any]:
     flat: list[Any] = []
     for span in spans:
         for number, (name, time_ns, attributes) in enumerate(span.events or (), span.dropped_events):
-            flat.extend((span.scope.trace_no, time_ns, span.span_id, number, name, encode_attributes(attributes)))
+            flat.extend(
+                (span.scope.trace_no, time_ns, span.span_id, number, name, encode_attributes(attributes))
+            )
     return flat
 
 

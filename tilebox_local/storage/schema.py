@@ -50,7 +50,8 @@ def check_file_header(path: Path) -> None:
         return
     if header and header[:16] != _SQLITE_MAGIC:
         raise NotATileboxStoreError(
-            f"{path} is not a SQLite database.", hint="Nothing was written to it; choose another path for the store."
+            f"{path} is not a SQLite database.",
+            hint="Nothing was written to it; choose another path for the store.",
         )
 
 

@@ -169,7 +169,9 @@ class Store:
         """The resource of this process under a service name (None: the default), as this store's rows refer to it."""
         reference = self._resources.get(service)
         if reference is None:
-            reference = self._resources.setdefault(service, Reference(resource_key(process_resource(service))))
+            reference = self._resources.setdefault(
+                service, Reference(resource_key(process_resource(service)))
+            )
         return reference
 
     def flush(self, timeout_s: float | None = None) -> None:
@@ -221,7 +223,9 @@ def _check_path(path: Path) -> None:
     if path.is_dir():
         raise StoreOpenError(f"{path} is a directory.", hint="Name a file in it, such as tilebox.db.")
     if not path.parent.is_dir():
-        raise StoreOpenError(f"{path} cannot be created: {path.parent} does not exist.", hint="Create it first.")
+        raise StoreOpenError(
+            f"{path} cannot be created: {path.parent} does not exist.", hint="Create it first."
+        )
 
 
 def _close_all() -> None:

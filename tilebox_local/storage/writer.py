@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from tilebox_local.observability.span import RecordingSpan
     from tilebox_local.storage.lockfile import LockFile
-    from tilebox_local.storage.rows import LogItem
+    from tilebox_local.storage.rows import LogItem, Reference
 
 __all__ = ["Writer", "WriterStats"]
 
@@ -116,6 +116,7 @@ class Writer:
         self.open_spans: dict[RecordingSpan, None] = {}
         self.idle = True
         self.logs: deque[LogItem] = deque()
+        self.task_ids: dict[int, str] = {}  # of the tasks that run in this process: task_no -> task id
         self._commands: deque[_Command] = deque()
         self._wakeups: SimpleQueue[None] = SimpleQueue()
         self._room = threading.Event()
@@ -187,7 +188,9 @@ class Writer:
         command = self._submit(_nothing)
         if not command.done.acquire(timeout=-1 if timeout_s is None else timeout_s):
             pending = len(self.spans) + len(self.logs) + len(self._batch)
-            raise FlushTimeoutError(f"{pending} records are still queued after {timeout_s} s.", pending=pending)
+            raise FlushTimeoutError(
+                f"{pending} records are still queued after {timeout_s} s.", pending=pending
+            )
         if command.error is not None:
             raise command.error
 
@@ -312,7 +315,9 @@ class Writer:
             self._get_wakeup(_TICK_S)
             return
         self.idle = True
-        if not (self._commands or self.spans or self.logs or self._has_unwritten_open_span() or self._stopping):
+        if not (
+            self._commands or self.spans or self.logs or self._has_unwritten_open_span() or self._stopping
+        ):
             self._get_wakeup(_SYNC_INTERVAL_NS / 1e9 if self._unsynced else _IDLE_TIMEOUT_S)
         self.idle = False
 
@@ -411,8 +416,14 @@ class Writer:
         batch.insert(connection)
         dropped = self._dropped - self._dropped_reported
         if dropped or batch.new_quarantined_count:
-            connection.execute(sql["count_refused"], (dropped, batch.new_quarantined_count, self._writer_no)).fetchall()
+            connection.execute(
+                sql["count_refused"], (dropped, batch.new_quarantined_count, self._writer_no)
+            ).fetchall()
             self._dropped_reported += dropped
+
+    def number_resource(self, connection: apsw.Connection, resource: Reference) -> int:
+        """Row number of a resource, inserted if it is new. Inside of a transaction only."""
+        return self._batch.number_resource(connection, resource)
 
     def _forget_writer(self) -> None:
         self._writer_no = None
@@ -423,7 +434,9 @@ class Writer:
         self._shedding = self._shedding or len(self._batch) + len(self.spans) > self.queue_limit
         self._room.set()
         if self._failures in (1, 100):
-            _log.error("The store %s cannot be written: %s. Telemetry is kept and tried again.", self._path, error)
+            _log.error(
+                "The store %s cannot be written: %s. Telemetry is kept and tried again.", self._path, error
+            )
 
     def _finish(self) -> None:
         connection, self._connection = self._connection, None

@@ -1,0 +1,194 @@
+"""Client: the entry to everything, on one store."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from tilebox_local.automations.client import AutomationClient
+from tilebox_local.cache import NoCache
+from tilebox_local.clusters.client import ClusterClient, to_cluster_slug
+from tilebox_local.data import RunnerContext
+from tilebox_local.engine.clusters import cluster_no
+from tilebox_local.errors import ArgumentError
+from tilebox_local.jobs.client import JobClient
+from tilebox_local.observability._logging import StructuredLogger, task_logger
+from tilebox_local.observability.logging import initialize_logging
+from tilebox_local.observability.tracing import LocalTracerProvider, WorkflowTracer
+from tilebox_local.query.jobs import find_cluster
+from tilebox_local.runner.executor import TaskExecutor
+from tilebox_local.runner.runner import Runner
+from tilebox_local.runner.task_runner import TaskRunner
+from tilebox_local.storage.store import open_store
+from tilebox_local.storage_locations.client import StorageLocationClient
+from tilebox_local.workflows.client import WorkflowClient
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from uuid import UUID
+
+    from tilebox_local.cache import JobCache
+    from tilebox_local.data import Cluster
+    from tilebox_local.storage.writer import WriterStats
+
+__all__ = ["Client"]
+
+DEFAULT_PATH = "tilebox.db"
+
+
+class Client:
+    """Tilebox Workflows on one SQLite file.
+
+    Args:
+        path: The file, created if it does not exist; ":memory:" for a store that only this client sees. Default: the
+            environment variable TILEBOX_LOCAL_DB, else `tilebox.db` in the working directory.
+        name: `service.name` of this client's spans and logs; default "tilebox-python".
+        durability: What a commit waits for. "normal": nothing that was committed is lost when the process is killed,
+            at most the last second when the power fails. "full": nothing that was acknowledged is lost either way.
+        url, token, client_id, transport: Accepted and ignored, so that scripts for hosted Tilebox run unchanged.
+
+    Raises:
+        StoreOpenError (an OSError): the path cannot be opened or created.
+        NotATileboxStoreError, SchemaVersionError, StoreCorruptError: the file cannot be used; it is left as it is.
+
+    Thread-safe. Clients of the same file share one writer. `close()`, or leaving a `with` block, writes what is
+    queued; so does a normal exit of the interpreter.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        name: str | None = None,
+        durability: Literal["normal", "full"] = "normal",
+        url: str | None = None,  # noqa: ARG002
+        token: str | None = None,  # noqa: ARG002
+        client_id: UUID | None = None,  # noqa: ARG002
+        transport: str = "grpc",  # noqa: ARG002
+    ) -> None:
+        if durability not in ("normal", "full"):
+            raise ArgumentError(f"durability is 'normal' or 'full', not {durability!r}.")
+        chosen = path if path is not None else os.environ.get("TILEBOX_LOCAL_DB") or DEFAULT_PATH
+        if str(os.fspath(chosen)).startswith(("http://", "https://")):
+            raise ArgumentError(f"{chosen!r} is a URL; a local store is a file, such as 'tilebox.db'.")
+        self._store = open_store(chosen, full_sync=durability == "full")
+        self._resource = self._store.resource(name)
+        self._tracer = WorkflowTracer(self._store.writer, self._resource)
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"Client({str(self._store.path or ':memory:')!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- the official client's methods --------------------------------------------------------------------------
+
+    def jobs(self) -> JobClient:
+        """Submit, find, query, cancel and retry jobs; query their spans and logs."""
+        return JobClient(self._store, self._tracer)
+
+    def runner(
+        self,
+        cluster: Cluster | str | None = None,
+        tasks: list[type[Any]] | None = None,
+        cache: JobCache | None = None,
+        context: type[RunnerContext] | None = None,
+    ) -> TaskRunner:
+        """A runner that executes tasks in this process.
+
+        Args:
+            cluster: The cluster to serve; default: the default cluster.
+            tasks: Task classes that it can execute.
+            cache: Shared by the tasks of a job as `context.job_cache`; without one, its use raises NoCacheError.
+            context: Class of the object that all executions share as `context.runner_context`.
+
+        Raises:
+            NotFoundError: an unknown cluster. TypeError, ArgumentError: see `Runner.register`.
+        """
+        return self._connect_runner(Runner(tasks=tasks, cache=cache, context=context), cluster)
+
+    def clusters(self) -> ClusterClient:
+        """Create, change, list and delete clusters."""
+        return ClusterClient(self._store)
+
+    def workflows(self) -> WorkflowClient:
+        """Workflow releases, a hosted feature: every method raises NotImplementedError."""
+        return WorkflowClient()
+
+    def automations(self) -> AutomationClient:
+        """Automations, a hosted feature: every method raises NotImplementedError."""
+        return AutomationClient()
+
+    def storage_locations(self) -> StorageLocationClient:
+        """Storage locations, a hosted feature: every method raises NotImplementedError."""
+        return StorageLocationClient()
+
+    def configure_logging(self, level: Any, runner_level: int | None = None) -> None:  # noqa: ARG002
+        """Deprecated, without effect: use `tilebox_local.observability.logging.configure_log_level`."""
+        warnings.warn(
+            "Client.configure_logging() has no effect; use "
+            "tilebox_local.observability.logging.configure_log_level(), TILEBOX_LOG_LEVEL or TILEBOX_DEBUG.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+
+    # -- what a local store adds --------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> str:
+        """The store's file, or ":memory:"."""
+        return str(self._store.path or ":memory:")
+
+    @property
+    def tracer(self) -> WorkflowTracer:
+        """Tracer for spans outside of tasks; inside of them use `context.tracer`."""
+        return self._tracer
+
+    @property
+    def tracer_provider(self) -> LocalTracerProvider:
+        """OpenTelemetry TracerProvider on this store, for instrumented libraries."""
+        return LocalTracerProvider(self._store.writer, self._resource)
+
+    def stats(self) -> WriterStats:
+        """What this process has queued, written, dropped and quarantined."""
+        return self._store.stats()
+
+    def flush(self, timeout_s: float | None = None) -> None:
+        """Return when all telemetry so far is committed and other processes can read it.
+
+        Raises FlushTimeoutError after `timeout_s` seconds, and StoreError if it cannot be written now.
+        """
+        self._store.flush(timeout_s)
+
+    def close(self) -> None:
+        """Write what is queued and let go of the store. Idempotent."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._store.close()
+
+    def _connect_runner(self, runner: Runner, cluster: Cluster | str | None) -> TaskRunner:
+        initialize_logging(self._store.writer, self._resource)
+        found = find_cluster(self._store, to_cluster_slug(cluster or ""))
+        with self._store.read() as connection:
+            number = cluster_no(connection, found.slug)
+        executor = TaskExecutor(
+            writer=self._store.writer,
+            resource=self._resource,
+            tracer=self._tracer,
+            task_logger=StructuredLogger(task_logger),
+            runner_context=(runner.context or RunnerContext)(self._tracer),
+            cache=NoCache() if runner.cache is None else runner.cache,
+            cluster_slug=found.slug,
+            check_cluster=lambda slug: find_cluster(self._store, slug),
+        )
+        return TaskRunner(self._store, runner, executor, number)

@@ -1,0 +1,137 @@
+"""Runners: register, heartbeat, and give back the tasks of those that died.
+
+A runner on this machine is dead as soon as its process is gone (same pid, same start time, same boot, same pid
+namespace), which is noticed at once. Where processes cannot be compared, only its lease tells.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tilebox_local import clock
+from tilebox_local.catalog import sql
+from tilebox_local.engine.tasks import lose_task
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    import apsw
+
+__all__ = ["ProcessIdentity", "lose_tasks_of_dead_runners", "process_identity", "register_runner"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """Names one process of one boot; empty strings where the platform does not tell."""
+
+    host: str
+    pid: int
+    process_start: str
+    boot_id: str
+    pid_namespace: str
+
+
+def process_identity() -> ProcessIdentity:
+    """This process."""
+    return _identity_of(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)  # keyed by pid: a forked child is somebody else
+def _identity_of(pid: int) -> ProcessIdentity:
+    return ProcessIdentity(platform.node(), pid, _process_start(pid) or "", clock.boot_id(), _pid_namespace())
+
+
+def _pid_namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _process_start(pid: int) -> str | None:
+    """Start time of a process in kernel ticks; None if there is no such process, or only its exit status is left."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    # The command name in parentheses may contain anything, so count fields from its end (proc(5)).
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    return None if fields[0] in (b"Z", b"X") else fields[19].decode()
+
+
+def is_dead(runner: ProcessIdentity) -> bool | None:
+    """Whether the process of a runner is gone; None if this process cannot tell."""
+    here = process_identity()
+    if runner.boot_id and here.boot_id and runner.boot_id != here.boot_id:
+        return True  # a store is used on one machine, which has been restarted since
+    if not runner.process_start or (runner.boot_id, runner.pid_namespace) != (
+        here.boot_id,
+        here.pid_namespace,
+    ):
+        return None
+    return _process_start(runner.pid) != runner.process_start
+
+
+def register_runner(connection: apsw.Connection, *, resource_no: int, cluster_no: int, now_ns: int) -> int:
+    """Insert a runner of this process; return its number."""
+    identity = process_identity()
+    number: int = connection.execute(
+        sql["insert_runner"],
+        {
+            "resource_no": resource_no,
+            "cluster_no": cluster_no,
+            "host": identity.host,
+            "pid": identity.pid,
+            "process_start": identity.process_start,
+            "boot_id": identity.boot_id,
+            "pid_namespace": identity.pid_namespace,
+            "now_ns": now_ns,
+        },
+    ).get
+    return number
+
+
+def lose_tasks_of_dead_runners(
+    connection: apsw.Connection, *, own_runners: Collection[int], now_ns: int, boot_ns: int
+) -> int:
+    """Queue the running tasks again whose runner is dead or whose lease ran out; return how many.
+
+    Their open spans end with an error when the runner was last seen. Tasks of `own_runners`, which are alive by
+    definition, are left alone.
+    """
+    lost = 0
+    for row in connection.execute(sql["running_tasks"]).fetchall():
+        (
+            task_no,
+            attempt,
+            lease_expires_boot_ns,
+            runner_no,
+            host,
+            pid,
+            start,
+            boot_id,
+            namespace,
+            stopped_ns,
+        ) = row
+        if runner_no in own_runners:
+            continue
+        if runner_no is not None and (
+            stopped_ns is not None or is_dead(ProcessIdentity(host, pid, start, boot_id, namespace))
+        ):
+            reason = f"The runner died (process {pid} on {host})."
+        elif lease_expires_boot_ns is not None and lease_expires_boot_ns < boot_ns:
+            reason = "The lease ran out: the runner did not extend it in time."
+        else:
+            continue
+        last_seen_ns = connection.execute(sql["runner_last_seen"], (runner_no,)).get
+        connection.execute(
+            sql["end_open_spans_of_task"],
+            {"task_no": task_no, "end_ns": last_seen_ns or now_ns, "message": f"interrupted: {reason}"},
+        ).fetchall()
+        lost += lose_task(connection, task_no=task_no, attempt=attempt, reason=reason, now_ns=now_ns)
+    return lost

@@ -1,0 +1,359 @@
+"""Tasks: claim, report, lose. The state machine of schema.sql, one function per event.
+
+Claiming is depth first within a job, else the oldest claimable task. A report counts only for the attempt that was
+claimed: a runner that lost its lease can no longer change anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tilebox_local.catalog import sql
+from tilebox_local.data import MAX_DISPLAY_CHARS, TaskState
+from tilebox_local.engine.submissions import Parent, insert_submissions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import apsw
+
+    from tilebox_local.data import ProgressIndicator, TaskSubmissions
+
+__all__ = [
+    "MAX_CRASHES",
+    "ClaimedTask",
+    "Position",
+    "claim_task",
+    "complete_task",
+    "extend_leases",
+    "fail_task",
+    "lose_task",
+    "runnable_identifiers",
+]
+
+MAX_CRASHES = 10
+_MAX_PROGRESS_LABEL_CHARS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a runner is in a job: the task it reported on last."""
+
+    job_no: int
+    task_no: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedTask:
+    """A task that a runner has claimed. Ids are 16 bytes; `trace_no` is None for a job without a trace row."""
+
+    task_no: int
+    attempt: int
+    task_id: bytes
+    identifier_no: int
+    input: bytes
+    display: str | None
+    retry_count: int
+    started_ns: int
+    parent_id: bytes | None
+    group_no: int
+    job_no: int
+    job_id: bytes
+    job_name: str
+    trace_parent: str
+    submitted_ns: int
+    trace_no: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reported:
+    task_no: int
+    job_no: int
+    parent_no: int | None
+    group_no: int
+    branch_no: int | None
+    state: int
+    optional: int
+    max_retries: int
+    retry_count: int
+    retry_budget_start: int
+    crash_count: int
+    attempt: int
+    started_ns: int
+    unsettled_count: int
+    cluster_no: int
+
+
+# -- claim ------------------------------------------------------------------------------------------------------
+
+
+def runnable_identifiers(
+    connection: apsw.Connection, registered: Iterable[tuple[str, int, int]]
+) -> list[int]:
+    """Rows of all identifiers that a runner of the registered (name, major, minor) can run, without duplicates."""
+    found: dict[int, None] = {}
+    for name, major, minor in registered:
+        for number, _ in connection.execute(sql["identifiers_of_name"], (name, major, minor)).fetchall():
+            found[number] = None
+    return list(found)
+
+
+def claim_task(
+    connection: apsw.Connection,
+    *,
+    cluster_no: int,
+    identifiers: Sequence[int],
+    runner_no: int | None,
+    after: Position | None,
+    now_ns: int,
+    lease_expires_boot_ns: int,
+) -> ClaimedTask | None:
+    """Hand out one claimable task, or None. Costs a few index seeks, however many tasks are queued or finished."""
+    task_no = _next_task_no(connection, cluster_no, identifiers, after)
+    if task_no is None:
+        return None
+    connection.execute(
+        sql["claim_task"],
+        {
+            "task_no": task_no,
+            "runner_no": runner_no,
+            "now_ns": now_ns,
+            "lease_expires_boot_ns": lease_expires_boot_ns,
+        },
+    ).fetchall()
+    claimed = ClaimedTask(*connection.execute(sql["claimed_task"], (task_no,)).fetchall()[0])
+    connection.execute(sql["mark_job_started"], {"job_no": claimed.job_no, "now_ns": now_ns}).fetchall()
+    return claimed
+
+
+def _next_task_no(
+    connection: apsw.Connection, cluster_no: int, identifiers: Sequence[int], after: Position | None
+) -> int | None:
+    if after is not None:
+        # Children first, then siblings, then up the tree to the roots of the job.
+        parent: int | None = after.task_no
+        while True:
+            found = _oldest(
+                connection,
+                "oldest_claimable_child",
+                [(after.job_no, parent, cluster_no, identifier) for identifier in identifiers],
+            )
+            if found is not None or parent is None:
+                break
+            parent = connection.execute(sql["parent_of"], (parent,)).get
+        if found is not None:
+            return found
+    return _oldest(connection, "oldest_claimable", [(cluster_no, identifier) for identifier in identifiers])
+
+
+def _oldest(connection: apsw.Connection, query: str, keys: list[tuple[Any, ...]]) -> int | None:
+    found = [connection.execute(sql[query], key).get for key in keys]
+    return min((number for number in found if number is not None), default=None)
+
+
+def extend_leases(
+    connection: apsw.Connection, attempts: Iterable[tuple[int, int]], lease_expires_boot_ns: int
+) -> set[int]:
+    """Extend the leases of (task_no, attempt) pairs; return the task_nos that are still theirs."""
+    kept = set()
+    for task_no, attempt in attempts:
+        connection.execute(
+            sql["extend_lease"],
+            {"task_no": task_no, "attempt": attempt, "lease_expires_boot_ns": lease_expires_boot_ns},
+        ).fetchall()
+        if connection.changes():
+            kept.add(task_no)
+    return kept
+
+
+# -- report -----------------------------------------------------------------------------------------------------
+
+
+def complete_task(
+    connection: apsw.Connection,
+    *,
+    task_no: int,
+    attempt: int,
+    display: str | None,
+    submissions: TaskSubmissions | None,
+    progress: Sequence[ProgressIndicator],
+    now_ns: int,
+) -> bool:
+    """RUNNING -> COMPUTED, with its subtasks. Returns False, and changes nothing, if the attempt is not current."""
+    task = _running(connection, task_no, attempt)
+    if task is None:
+        return False
+    _end_attempt(connection, task, TaskState.COMPUTED, display, now_ns)
+    _replace_progress(connection, task, progress)
+    unsettled = 0
+    if submissions is not None:
+        branch_no = task.task_no if task.optional else task.branch_no
+        unsettled = insert_submissions(
+            connection,
+            submissions,
+            job_no=task.job_no,
+            parent=Parent(task.task_no, branch_no, _is_branch_failed(connection, branch_no)),
+            is_canceled=_is_canceled(connection, task.job_no),
+            now_ns=now_ns,
+        )
+    if unsettled:
+        connection.execute(sql["add_unsettled_children"], (unsettled, task.task_no)).fetchall()
+    else:
+        _settle(connection, task.parent_no, task.group_no, now_ns)
+    return True
+
+
+def fail_task(
+    connection: apsw.Connection,
+    *,
+    task_no: int,
+    attempt: int,
+    display: str | None,
+    was_workflow_error: bool,
+    progress: Sequence[ProgressIndicator],
+    now_ns: int,
+) -> bool:
+    """RUNNING -> QUEUED while retries are left, else FAILED or FAILED_OPTIONAL. Returns False if not current.
+
+    An error that is not the workflow's (the runner was shut down, say) does not use up a retry.
+    """
+    task = _running(connection, task_no, attempt)
+    if task is None:
+        return False
+    _replace_progress(connection, task, progress)
+    if not was_workflow_error:
+        _requeue(connection, task, display, now_ns)
+    elif task.retry_count - task.retry_budget_start < task.max_retries and not _is_branch_failed(
+        connection, task.branch_no
+    ):
+        _requeue(connection, task, display, now_ns, retries=1)
+    else:
+        _fail_for_good(connection, task, display, now_ns)
+    return True
+
+
+def lose_task(connection: apsw.Connection, *, task_no: int, attempt: int, reason: str, now_ns: int) -> bool:
+    """The runner is gone: RUNNING -> QUEUED, at most 10 times, then as if the task had failed for good."""
+    task = _running(connection, task_no, attempt)
+    if task is None:
+        return False
+    if task.crash_count < MAX_CRASHES:
+        _requeue(connection, task, None, now_ns, crashes=1)
+    else:
+        display = connection.execute("SELECT display FROM task_records WHERE task_no = ?", (task_no,)).get
+        _fail_for_good(connection, task, f"{display}\n{reason}", now_ns)
+    return True
+
+
+def _running(connection: apsw.Connection, task_no: int, attempt: int) -> _Reported | None:
+    rows = connection.execute(sql["task_for_report"], (task_no,)).fetchall()
+    if not rows:
+        return None
+    task = _Reported(*rows[0])
+    return task if task.state == TaskState.RUNNING.value and task.attempt == attempt else None
+
+
+def _end_attempt(
+    connection: apsw.Connection,
+    task: _Reported,
+    state: TaskState,
+    display: str | None,
+    now_ns: int,
+    *,
+    ready: bool = False,
+    retries: int = 0,
+    crashes: int = 0,
+) -> None:
+    connection.execute(
+        sql["end_attempt"],
+        {
+            "task_no": task.task_no,
+            "attempt": task.attempt,
+            "state": state.value,
+            "ready": int(ready),
+            "display": display[:MAX_DISPLAY_CHARS] if display else None,
+            "retries": retries,
+            "crashes": crashes,
+            "now_ns": now_ns,
+        },
+    ).fetchall()
+    connection.execute(
+        sql["job_after_attempt"],
+        {"job_no": task.job_no, "now_ns": now_ns, "run_duration_ns": max(0, now_ns - task.started_ns)},
+    ).fetchall()
+
+
+def _requeue(
+    connection: apsw.Connection,
+    task: _Reported,
+    display: str | None,
+    now_ns: int,
+    *,
+    retries: int = 0,
+    crashes: int = 0,
+) -> None:
+    ready = not _is_canceled(connection, task.job_no)
+    _end_attempt(
+        connection, task, TaskState.QUEUED, display, now_ns, ready=ready, retries=retries, crashes=crashes
+    )
+
+
+def _fail_for_good(connection: apsw.Connection, task: _Reported, display: str | None, now_ns: int) -> None:
+    if not task.optional and task.branch_no is None:
+        _end_attempt(connection, task, TaskState.FAILED, display, now_ns)
+        connection.execute(sql["cancel_job"], (task.job_no,)).fetchall()
+        connection.execute(sql["withhold_queued"], (task.job_no,)).fetchall()
+        return
+    _end_attempt(connection, task, TaskState.FAILED_OPTIONAL, display, now_ns)
+    skipped: list[tuple[int]] = []
+    if not task.optional:
+        connection.execute(sql["mark_branch_failed"], (task.branch_no,)).fetchall()
+        skipped = connection.execute(sql["skip_queued_in_branch"], (task.branch_no,)).fetchall()
+    _settle(connection, task.parent_no, task.group_no, now_ns)
+    for (task_no,) in skipped:
+        _, _, parent_no, group_no = connection.execute(sql["task_to_settle"], (task_no,)).fetchall()[0]
+        _settle(connection, parent_no, group_no, now_ns)
+
+
+def _replace_progress(
+    connection: apsw.Connection, task: _Reported, progress: Sequence[ProgressIndicator]
+) -> None:
+    if task.attempt > 1:
+        connection.execute(sql["delete_progress"], (task.job_no, task.task_no)).fetchall()
+    totals: dict[str, tuple[int, int]] = {}
+    for indicator in progress:
+        label = (indicator.label or "")[:_MAX_PROGRESS_LABEL_CHARS]
+        total, done = totals.get(label, (0, 0))
+        totals[label] = (total + max(0, indicator.total), done + max(0, indicator.done))
+    if totals:
+        rows = [(task.job_no, task.task_no, label, total, done) for label, (total, done) in totals.items()]
+        connection.executemany(sql["insert_progress"], rows).fetchall()
+
+
+def _is_canceled(connection: apsw.Connection, job_no: int) -> bool:
+    return bool(connection.execute("SELECT canceled FROM job_records WHERE job_no = ?", (job_no,)).get)
+
+
+def _is_branch_failed(connection: apsw.Connection, branch_no: int | None) -> bool:
+    return branch_no is not None and bool(connection.execute(sql["branch_failed"], (branch_no,)).get)
+
+
+# -- settle -----------------------------------------------------------------------------------------------------
+
+
+def _settle(connection: apsw.Connection, parent_no: int | None, group_no: int, now_ns: int) -> None:
+    """A task with all its descendants is done: count down its group and its parent, and release what waited.
+
+    Each task is settled once, so the work per task is constant however deep the tree is.
+    """
+    while True:
+        if connection.execute(sql["settle_in_group"], (1, group_no)).get == 0:
+            for (waiting,) in connection.execute(sql["groups_waiting_for"], (group_no,)).fetchall():
+                if connection.execute(sql["settle_dependency"], (waiting,)).get == 0:
+                    connection.execute(
+                        sql["release_group"], {"group_no": waiting, "now_ns": now_ns}
+                    ).fetchall()
+        if parent_no is None or connection.execute(sql["settle_child"], (1, parent_no)).get != 0:
+            return
+        _, _, parent_no, group_no = connection.execute(sql["task_to_settle"], (parent_no,)).fetchall()[0]

@@ -1,0 +1,249 @@
+"""Log records into the store, and the console.
+
+One handler on the root logger takes records of two kinds: all of the logger tree `tilebox.workflows`, as the official
+package does, and those of any other logger that are emitted while a task runs. A record belongs to the store of the
+span that is current; outside of spans, to the store of the runner that was created first.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import traceback
+import weakref
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO
+from uuid import uuid4
+
+from tilebox_local.observability._logging import (
+    ATTRIBUTES,
+    NAMESPACE,
+    StructuredLogger,
+    internal_logger,
+    root_logger,
+    task_logger,
+)
+from tilebox_local.observability.span import RecordingSpan, current_recording_span
+from tilebox_local.storage.attributes import capture_attributes, clean_text
+from tilebox_local.storage.rows import LogItem
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from tilebox_local.storage.rows import Reference
+    from tilebox_local.storage.writer import Writer
+
+__all__ = [
+    "ColorfulConsoleFormatter",
+    "StoreHandler",
+    "StructuredLogger",
+    "configure_console_logging",
+    "configure_log_level",
+    "configure_otel_logging",
+    "configure_otel_logging_axiom",
+    "get_logger",
+    "initialize_logging",
+]
+
+# OpenTelemetry severity numbers of stdlib levels, and the texts where they differ from the level names.
+_SEVERITIES = (
+    (logging.CRITICAL, 21),
+    (logging.ERROR, 17),
+    (logging.WARNING, 13),
+    (logging.INFO, 9),
+    (logging.DEBUG, 5),
+)
+_SEVERITY_TEXTS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
+
+
+class StoreHandler(logging.Handler):
+    """Takes log records of tasks to the writer of their store. Never raises; appending is all it does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue the record, unless it is neither ours nor emitted in a task."""
+        try:
+            span = current_recording_span()
+            is_ours = record.name == NAMESPACE or record.name.startswith(f"{NAMESPACE}.")
+            if span is None:
+                if is_ours:
+                    self._append_without_span(record)
+            elif is_ours or span.task_no is not None:
+                _append(record, span.writer, span.resource, span)
+        except Exception:  # noqa: BLE001 -- telemetry must not raise; stdlib prints it if logging.raiseExceptions
+            self.handleError(record)
+
+    def _append_without_span(self, record: logging.LogRecord) -> None:
+        found = _first_runner
+        writer = None if found is None else found[0]()
+        if found is not None and writer is not None:
+            _append(record, writer, found[1], None)
+
+
+def _append(
+    record: logging.LogRecord, writer: Writer, resource: Reference, span: RecordingSpan | None
+) -> None:
+    given = getattr(record, ATTRIBUTES, None)
+    attributes = _normalized(given) if given else {}
+    task_no = None if span is None else span.task_no
+    for key in ("trace_id", "span_id"):
+        attributes.pop(key, None)  # those of the span win; they are stored as such
+    # What the runner has bound is stored as task_no; another value is the user's own.
+    if task_no is not None and attributes.get("task_id") == writer.task_ids.get(task_no):
+        attributes.pop("task_id", None)
+    if record.exc_info:
+        attributes.update(_exception_attributes(record.exc_info))
+    writer.append_log(
+        LogItem(
+            time_ns=int(record.created * 1_000_000) * 1000,
+            severity_number=_severity_number(record.levelno),
+            severity_text=_SEVERITY_TEXTS.get(record.levelname, record.levelname),
+            body=clean_text(record.getMessage()),
+            attributes=capture_attributes(attributes),
+            logger=record.name,
+            resource=resource,
+            scope=None if span is None else span.scope,
+            span_id=None if span is None else span.span_id,
+            task_no=task_no,
+            has_task_id=task_no is not None,
+            is_span_event=span is not None,
+        )
+    )
+
+
+def _normalized(attributes: dict[str, Any]) -> dict[str, Any]:
+    from tilebox_local.serialization import normalize_log_value
+
+    return {str(key): normalize_log_value(value) for key, value in attributes.items()}
+
+
+def _exception_attributes(exc_info: Any) -> dict[str, Any]:
+    kind, error, stack = exc_info if isinstance(exc_info, tuple) else sys.exc_info()
+    found: dict[str, Any] = {}
+    if kind is not None:
+        found["exception.type"] = kind.__name__
+    if error is not None and error.args:
+        found["exception.message"] = str(error.args[0])
+    if stack is not None:
+        found["exception.stacktrace"] = "".join(traceback.format_exception(kind, error, stack))
+    return found
+
+
+def _severity_number(level: int) -> int:
+    return next((number for threshold, number in _SEVERITIES if level >= threshold), 1)
+
+
+_handler = StoreHandler()
+_lock = threading.Lock()
+_first_runner: tuple[weakref.ref[Writer], Reference] | None = None
+_consoles: list[logging.Handler] = []
+_is_console_configured = False
+
+
+def initialize_logging(writer: Writer, resource: Reference) -> None:
+    """Start to store log records, and to print them unless a console is configured. Called for every runner."""
+    global _first_runner  # noqa: PLW0603 -- logging is one per process
+    with _lock:
+        root = logging.getLogger()
+        if _handler not in root.handlers:
+            root.addHandler(_handler)
+        if _first_runner is None or _first_runner[0]() is None:
+            _first_runner = (weakref.ref(writer), resource)
+        if not _is_console_configured and not _consoles:
+            formatter = logging.Formatter("%(process)d: %(levelname)s: %(message)s")
+            _add_console(logging.NOTSET, sys.stdout, formatter)
+
+
+def _add_console(level: int, stream: TextIO, formatter: logging.Formatter) -> None:
+    handler = logging.StreamHandler(stream)
+    handler.setLevel(level)
+    handler.setFormatter(formatter)
+    root_logger.addHandler(handler)
+    _consoles.append(handler)
+
+
+def _remove_consoles() -> None:
+    while _consoles:
+        handler = _consoles.pop()
+        root_logger.removeHandler(handler)
+        handler.close()
+
+
+class ColorfulConsoleFormatter(logging.Formatter):
+    """Time, level and message, coloured by level with ANSI escapes."""
+
+    COLORS: ClassVar[dict[int, str]] = {
+        logging.DEBUG: "\x1b[90m",
+        logging.INFO: "\x1b[92m",
+        logging.WARNING: "\x1b[93m",
+        logging.ERROR: "\x1b[31m",
+        logging.CRITICAL: "\x1b[1;31m",
+    }
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, or more with an exception."""
+        return f"{self.COLORS.get(record.levelno, '')}{super().format(record)}\x1b[0m"
+
+
+def configure_console_logging(
+    level: int = logging.INFO,
+    stream: TextIO | None = None,
+    reconfigure: bool = True,
+    *,
+    enabled: bool = True,
+) -> None:
+    """Print log records of tasks and of this package.
+
+    Args:
+        level: Least stdlib level to print.
+        stream: Where to; default stdout.
+        reconfigure: Replace earlier consoles; False adds one.
+        enabled: False removes all consoles, also the one that a runner would add.
+    """
+    global _is_console_configured  # noqa: PLW0603 -- logging is one per process
+    with _lock:
+        _is_console_configured = True
+        if reconfigure or not enabled:
+            _remove_consoles()
+        if enabled:
+            _add_console(level, stream or sys.stdout, ColorfulConsoleFormatter())
+
+
+def configure_log_level(level: int = logging.INFO, *, tilebox_debug: bool = False) -> None:
+    """Set the least level of task logs, and whether the package's own diagnostics are logged.
+
+    Overrides TILEBOX_LOG_LEVEL and TILEBOX_DEBUG, both of them at each call.
+    """
+    task_logger.setLevel(level)
+    internal_logger.setLevel(logging.DEBUG if tilebox_debug else logging.ERROR)
+
+
+def get_logger(name: str | None = None, level: int = logging.NOTSET) -> logging.Logger:
+    """A stdlib logger whose records are stored like those of `context.logger`. Without a name, a new one."""
+    logger = logging.getLogger(f"{task_logger.name}.{name or uuid4()}")
+    logger.setLevel(level)
+    return logger
+
+
+def configure_otel_logging(
+    service: Any = None,
+    level: int = logging.DEBUG,
+    endpoint: str | None = None,
+    headers: dict[str, str] | None = None,
+    export_interval: timedelta | None = None,
+) -> None:
+    """Not available yet: raises NotImplementedError."""
+    from tilebox_local.observability.tracing import configure_otel_tracing
+
+    configure_otel_tracing(service, endpoint, headers, export_interval)
+
+
+def configure_otel_logging_axiom(
+    service: Any = None, level: int = logging.DEBUG, dataset: str | None = None, api_key: str | None = None
+) -> None:
+    """Not available yet: raises NotImplementedError."""
+    from tilebox_local.observability.tracing import configure_otel_tracing_axiom
+
+    configure_otel_tracing_axiom(service, dataset, api_key)

@@ -1,0 +1,242 @@
+"""Tracers: `context.tracer`, and an OpenTelemetry TracerProvider for libraries that are instrumented with it.
+
+A workflow tracer is private to its client, as in the official package: OpenTelemetry's global provider is not touched.
+To store the spans of instrumented libraries too, make ours the global one:
+`opentelemetry.trace.set_tracer_provider(client.tracer_provider)`, or set OTEL_PYTHON_TRACER_PROVIDER=tilebox_local.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from opentelemetry import trace as otel_trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from tilebox_local.errors import ArgumentError
+from tilebox_local.observability.span import (
+    CurrentSpan,
+    RecordingSpan,
+    is_unsampled,
+    parent_from_context,
+    unsampled_child,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from datetime import timedelta
+
+    from opentelemetry.context.context import Context
+
+    from tilebox_local.storage.rows import Reference
+    from tilebox_local.storage.writer import Writer
+
+__all__ = [
+    "LocalTracer",
+    "LocalTracerProvider",
+    "NoopWorkflowTracer",
+    "WorkflowTracer",
+    "configure_otel_tracing",
+    "configure_otel_tracing_axiom",
+    "default_tracer_provider",
+    "get_trace_parent_of_current_span",
+    "start_job_span",
+]
+
+_INTERNAL = otel_trace.SpanKind.INTERNAL
+_propagator = TraceContextTextMapPropagator()
+
+
+class Job(Protocol):
+    """Anything with the trace context of a job."""
+
+    @property
+    def trace_parent(self) -> str: ...
+
+
+class WorkflowTracer:
+    """Makes the spans of one client. Thread-safe; spans follow the current context of each thread and asyncio task."""
+
+    def __init__(self, writer: Writer, resource: Reference) -> None:
+        self._writer = writer
+        self._resource = resource
+
+    def span(self, name: str, *args: Any, **kwargs: Any) -> AbstractContextManager[otel_trace.Span]:
+        """A span around a block: `with tracer.span("download") as span: ...`.
+
+        It starts at `with` below the current span, becomes the current one, and ends with the block. An exception that
+        leaves the block is recorded as an event and sets the status to ERROR. Inside of a task the span carries the
+        task's `task_id`. Further arguments are those of OpenTelemetry's `start_as_current_span`: context, kind,
+        attributes, links, start_time, record_exception, set_status_on_exception, end_on_exit.
+        """
+        span = CurrentSpan(self._writer, self._resource, name)
+        if args or kwargs:
+            _configure_current_span(span, *args, **kwargs)
+        return span  # type: ignore[return-value]
+
+    def current_span(self) -> otel_trace.Span:
+        """The current span of this thread or asyncio task; the invalid span, which records nothing, if there is none."""
+        return otel_trace.get_current_span()
+
+
+def _configure_current_span(
+    span: CurrentSpan,
+    context: Context | None = None,
+    kind: otel_trace.SpanKind = _INTERNAL,
+    attributes: Mapping[str, Any] | None = None,
+    links: Sequence[otel_trace.Link] | None = None,
+    start_time: int | None = None,
+    record_exception: bool = True,
+    set_status_on_exception: bool = True,
+    end_on_exit: bool = True,
+) -> None:
+    span.describe(kind, attributes, links, RecordingSpan.instrumentation)
+    span.parent_context = context
+    span.start_time = start_time
+    span.records_exception = record_exception
+    span.sets_status_on_exception = set_status_on_exception
+    span.ends_on_exit = end_on_exit
+
+
+class NoopWorkflowTracer(WorkflowTracer):
+    """A tracer outside of any client: its spans record nothing."""
+
+    def __init__(self, service: str | None = None) -> None:
+        self._service = service
+
+    @contextmanager
+    def span(self, name: str, *args: Any, **kwargs: Any) -> Iterator[otel_trace.Span]:  # noqa: ARG002
+        """A block without a span; yields the invalid span."""
+        yield otel_trace.INVALID_SPAN
+
+
+class LocalTracer(otel_trace.Tracer):
+    """OpenTelemetry's Tracer for one instrumentation scope, writing to a store."""
+
+    def __init__(self, writer: Writer, resource: Reference, scope: str) -> None:
+        self._writer = writer
+        self._resource = resource
+        self._scope = scope
+
+    def start_span(
+        self,
+        name: str,
+        context: Context | None = None,
+        kind: otel_trace.SpanKind = _INTERNAL,
+        attributes: Mapping[str, Any] | None = None,
+        links: Sequence[otel_trace.Link] | None = None,
+        start_time: int | None = None,
+        record_exception: bool = True,  # noqa: ARG002 -- they concern spans as context managers
+        set_status_on_exception: bool = True,  # noqa: ARG002
+    ) -> otel_trace.Span:
+        """Start a span below that of `context` (default: the current one) without making it the current span."""
+        parent = parent_from_context(context)
+        if is_unsampled(parent):
+            return unsampled_child(parent)
+        span = RecordingSpan(self._writer, self._resource, name)
+        span.describe(kind, attributes, links, self._scope)
+        span.start(parent, start_time)
+        return span
+
+    def start_as_current_span(  # type: ignore[override]
+        self,
+        name: str,
+        context: Context | None = None,
+        kind: otel_trace.SpanKind = _INTERNAL,
+        attributes: Mapping[str, Any] | None = None,
+        links: Sequence[otel_trace.Link] | None = None,
+        start_time: int | None = None,
+        record_exception: bool = True,
+        set_status_on_exception: bool = True,
+        end_on_exit: bool = True,
+    ) -> AbstractContextManager[otel_trace.Span]:
+        """A span around a block, as `WorkflowTracer.span`."""
+        span = CurrentSpan(self._writer, self._resource, name)
+        _configure_current_span(
+            span,
+            context,
+            kind,
+            attributes,
+            links,
+            start_time,
+            record_exception,
+            set_status_on_exception,
+            end_on_exit,
+        )
+        span.describe(_INTERNAL, None, None, self._scope)
+        return span  # type: ignore[return-value]
+
+
+class LocalTracerProvider(otel_trace.TracerProvider):
+    """OpenTelemetry's TracerProvider on top of a store."""
+
+    def __init__(self, writer: Writer, resource: Reference) -> None:
+        self._writer = writer
+        self._resource = resource
+
+    def get_tracer(
+        self,
+        instrumenting_module_name: str,
+        instrumenting_library_version: str | None = None,  # noqa: ARG002 -- the scope's name is enough
+        schema_url: str | None = None,  # noqa: ARG002
+        attributes: Mapping[str, Any] | None = None,  # noqa: ARG002
+    ) -> otel_trace.Tracer:
+        """A tracer whose spans carry the module's name as scope."""
+        return LocalTracer(self._writer, self._resource, instrumenting_module_name or "unknown")
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Wait until all ended spans are committed."""
+        self._writer.flush(timeout_millis / 1000)
+        return True
+
+    def shutdown(self) -> None:
+        """Flush. The store is closed by its client."""
+        self.force_flush()
+
+
+def default_tracer_provider() -> LocalTracerProvider:
+    """Provider on the default store; what OTEL_PYTHON_TRACER_PROVIDER=tilebox_local loads."""
+    from tilebox_local.client import Client
+
+    return Client().tracer_provider
+
+
+@contextmanager
+def start_job_span(tracer: WorkflowTracer, job: Job, span_name: str) -> Iterator[otel_trace.Span]:
+    """A span below the root span of a job, whatever the current span is."""
+    context = _propagator.extract({"traceparent": job.trace_parent})
+    with tracer.span(span_name, context=context) as span:
+        yield span
+
+
+def get_trace_parent_of_current_span() -> str:
+    """W3C traceparent of the current span. Raises ArgumentError if there is none."""
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier)
+    if "traceparent" not in carrier:
+        raise ArgumentError("There is no current span, hence no traceparent.")
+    return carrier["traceparent"]
+
+
+_NOT_YET = (
+    "Forwarding to another backend is not available in this version of tilebox-local. Spans and logs are stored in the "
+    "local file; read them from there, or use the official package to send them to {0}."
+)
+
+
+def configure_otel_tracing(
+    service: Any = None,
+    endpoint: str | None = None,
+    headers: dict[str, str] | None = None,
+    export_interval: timedelta | None = None,
+) -> None:
+    """Not available yet: raises NotImplementedError."""
+    raise NotImplementedError(_NOT_YET.format(endpoint or "OpenTelemetry"))
+
+
+def configure_otel_tracing_axiom(
+    service: Any = None, dataset: str | None = None, api_key: str | None = None
+) -> None:
+    """Not available yet: raises NotImplementedError."""
+    raise NotImplementedError(_NOT_YET.format("Axiom"))

@@ -1,0 +1,1 @@
+"""Reading: one function per question. Uses read-only connections; never writes."""

@@ -1,0 +1,346 @@
+"""TaskRunner: the loop that claims, executes and reports, one task at a time.
+
+A report and the next claim share one transaction, which also commits the spans, logs, progress and subtasks of the
+task. A thread extends the lease of the running task; a task whose lease was lost is reported in vain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tilebox_local import clock
+from tilebox_local.catalog import sql
+from tilebox_local.data import ComputedTask, FailedTask, TaskIdentifier, TaskLease, parse_version
+from tilebox_local.engine.runners import lose_tasks_of_dead_runners, register_runner
+from tilebox_local.engine.tasks import (
+    ClaimedTask,
+    Position,
+    claim_task,
+    complete_task,
+    extend_leases,
+    fail_task,
+    runnable_identifiers,
+)
+from tilebox_local.errors import StoreError, TileboxLocalError
+from tilebox_local.observability._logging import StructuredLogger, internal_logger
+from tilebox_local.runner.executor import TaskExecutor, to_task
+from tilebox_local.runner.shutdown import GracefulShutdown, RunnerShutdown
+from tilebox_local.storage.watch import ChangeWatch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import apsw
+
+    from tilebox_local.runner.runner import Runner
+    from tilebox_local.storage.store import Store
+
+__all__ = ["LEASE_S", "TaskRunner"]
+
+LEASE_S = 30
+_EXTEND_EVERY_S = 5.0
+_LOOK_FOR_LOST_EVERY_NS = 1_000_000_000
+_SEEN_EVERY_NS = 1_000_000_000
+
+_log = StructuredLogger(internal_logger)
+
+
+class TaskRunner:
+    """Runs the tasks of one cluster. Use from one thread; several runners, also in several processes, share the work.
+
+    Made by `Client.runner` and `Runner.connect_to`.
+    """
+
+    def __init__(self, store: Store, runner: Runner, executor: TaskExecutor, cluster_no: int) -> None:
+        self._store = store
+        self._runner = runner
+        self._executor = executor
+        self._cluster_no = cluster_no
+        self._runner_no: int | None = None
+        self._identifiers: list[int] = []
+        self._identifiers_seen: tuple[int, int | None] | None = (
+            None  # registered tasks, last identifier in the store
+        )
+        self._names: dict[int, TaskIdentifier] = {}
+        self._active: ClaimedTask | None = None
+        self._looked_for_lost_at = 0
+        self._seen_at = 0
+        self._hinted: set[str] = set()
+
+    def register(self, task: type[Any]) -> None:
+        """Add a task class. Raises TypeError and ArgumentError, see `Runner.register`."""
+        self._runner.register(task)
+
+    @property
+    def tasks_to_run(self) -> dict[TaskIdentifier, type[Any]]:
+        """The registered tasks."""
+        return self._runner.tasks_by_identifier
+
+    def run_all(self) -> None:
+        """Run tasks until none can be claimed; all of their telemetry is committed on return.
+
+        Tasks that other runners work on may still submit more. SIGINT and SIGTERM end it after the running task.
+        """
+        self._run(forever=False)
+
+    def run_forever(self) -> None:
+        """Run tasks as they come, until SIGINT or SIGTERM.
+
+        The running task may end within 2 seconds, else it goes back to the queue; then the signal takes its course.
+        """
+        self._run(forever=True)
+
+    # -- the loop -----------------------------------------------------------------------------------------------
+
+    def _run(self, *, forever: bool) -> None:
+        with GracefulShutdown(self._give_back) as shutdown, self._registered(), self._lease_kept():
+            watch: ChangeWatch | None = None
+            try:
+                claimed = self._step(None, None, claims=not shutdown.is_stopping.is_set())
+                while True:
+                    if claimed is not None:
+                        report = self._execute(claimed)
+                        claimed = self._step(claimed, report, claims=not shutdown.is_stopping.is_set())
+                        continue
+                    if not forever or shutdown.is_stopping.is_set():
+                        break
+                    if watch is None:
+                        watch = ChangeWatch(self._store)
+                        shutdown.on_stop(watch.wake)
+                    claimed = self._wait_for_task(watch, shutdown)
+            finally:
+                if watch is not None:
+                    watch.close()
+        self._hint_unrunnable()
+        self._store.flush()
+
+    def _wait_for_task(self, watch: ChangeWatch, shutdown: GracefulShutdown) -> ClaimedTask | None:
+        """Wait until there may be something to claim, without taking the write lock in vain."""
+        while not shutdown.is_stopping.is_set():
+            if self._has_claimable():
+                return self._step(None, None, claims=True)
+            if clock.monotonic_ns() - self._looked_for_lost_at >= _LOOK_FOR_LOST_EVERY_NS:
+                claimed = self._step(None, None, claims=True)
+                if claimed is not None:
+                    return claimed
+            watch.wait()
+        return None
+
+    def _has_claimable(self) -> bool:
+        with self._store.read() as connection:
+            if connection.execute(sql["last_identifier"]).get != (self._identifiers_seen or (0, None))[1]:
+                return True  # a new kind of task: look closer
+            return any(
+                connection.execute(sql["oldest_claimable"], (self._cluster_no, identifier)).get is not None
+                for identifier in self._identifiers
+            )
+
+    def _execute(self, claimed: ClaimedTask) -> ComputedTask | FailedTask:
+        identifier = self._names[claimed.identifier_no]
+        task_class = self._runner.tasks_by_identifier[identifier]
+        task = to_task(claimed, identifier, TaskLease(LEASE_S, int(_EXTEND_EVERY_S)))
+        self._active = claimed
+        try:
+            report = self._executor.execute(claimed, task, task_class)
+        except BaseException:
+            # An interrupt or sys.exit() in a task: it did not finish, and this runner is on its way out.
+            self._give_back()
+            raise
+        if isinstance(report, FailedTask):
+            _log.error(f"Task {task_class.__name__} failed!", display=report.display)
+        return report
+
+    def _step(
+        self, done: ClaimedTask | None, report: ComputedTask | FailedTask | None, *, claims: bool
+    ) -> ClaimedTask | None:
+        """One transaction: report the task that is done, claim the next one."""
+
+        def step(connection: apsw.Connection) -> tuple[bool, ClaimedTask | None]:
+            is_accepted = done is None or report is None or _apply(connection, done, report)
+            claimed = None
+            if claims:
+                self._look_for_lost(connection, idle=False)
+                claimed = self._claim(connection, done)
+                if claimed is None and self._look_for_lost(connection, idle=True):
+                    claimed = self._claim(connection, done)
+            self._mark_seen(connection)
+            return is_accepted, claimed
+
+        try:
+            is_accepted, claimed = self._store.transact(step)
+        except TileboxLocalError as error:
+            if isinstance(error, StoreError) or done is None or isinstance(report, FailedTask):
+                raise
+            # The engine refuses the report, for a reason that belongs to the task.
+            display = f"{done.display}\n{error!r}"
+            return self._step(done, FailedTask(_uuid_of(report), display, True, []), claims=claims)
+        self._active = claimed
+        if not is_accepted and done is not None:
+            _log.warning(f"The lease of task {done.display} was lost; its result is discarded.")
+        return claimed
+
+    def _claim(self, connection: apsw.Connection, done: ClaimedTask | None) -> ClaimedTask | None:
+        self._refresh_identifiers(connection)
+        return claim_task(
+            connection,
+            cluster_no=self._cluster_no,
+            identifiers=self._identifiers,
+            runner_no=self._runner_no,
+            after=None if done is None else Position(done.job_no, done.task_no),
+            now_ns=clock.wall_ns(),
+            lease_expires_boot_ns=clock.boot_ns() + LEASE_S * 1_000_000_000,
+        )
+
+    def _refresh_identifiers(self, connection: apsw.Connection) -> None:
+        """Find out which identifiers of the store this runner can run, whenever either side has new ones."""
+        seen = (len(self._runner.tasks_by_identifier), connection.execute(sql["last_identifier"]).get)
+        if seen == self._identifiers_seen:
+            return
+        registered = [
+            (identifier.name, *parse_version(identifier.version))
+            for identifier in self._runner.tasks_by_identifier
+        ]
+        self._identifiers = runnable_identifiers(connection, registered)
+        self._names = {}
+        for number in self._identifiers:
+            name, major, minor = connection.execute(sql["identifier"], (number,)).fetchall()[0]
+            identifier = self._runner.identifier_for(name, major, minor)
+            assert identifier is not None  # noqa: S101 -- runnable_identifiers uses the same rule
+            self._names[number] = identifier
+        self._identifiers_seen = seen
+
+    def _look_for_lost(self, connection: apsw.Connection, *, idle: bool) -> int:
+        now = clock.monotonic_ns()
+        if not idle and now - self._looked_for_lost_at < _LOOK_FOR_LOST_EVERY_NS:
+            return 0
+        self._looked_for_lost_at = now
+        return lose_tasks_of_dead_runners(
+            connection, own_runners=_alive_here, now_ns=clock.wall_ns(), boot_ns=clock.boot_ns()
+        )
+
+    def _mark_seen(self, connection: apsw.Connection) -> None:
+        now = clock.monotonic_ns()
+        if now - self._seen_at >= _SEEN_EVERY_NS:
+            self._seen_at = now
+            connection.execute(sql["runner_seen"], (clock.wall_ns(), self._runner_no)).fetchall()
+
+    def _give_back(self) -> None:
+        """Queue the running task again; it does not count as a retry."""
+        active, self._active = self._active, None
+        if active is None:
+            return
+        error = RunnerShutdown("Task was interrupted")
+
+        def give_back(connection: apsw.Connection) -> bool:
+            return fail_task(
+                connection,
+                task_no=active.task_no,
+                attempt=active.attempt,
+                display=f"{active.display}\n{error!r}",
+                was_workflow_error=False,
+                progress=(),
+                now_ns=clock.wall_ns(),
+            )
+
+        self._store.transact(give_back)
+
+    # -- around the loop ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _registered(self) -> Iterator[None]:
+        """This runner has a row inside the block, and is marked as stopped after it."""
+        resource = self._executor.resource
+
+        def register(connection: apsw.Connection) -> int:
+            resource_no = self._store.writer.number_resource(connection, resource)
+            return register_runner(
+                connection, resource_no=resource_no, cluster_no=self._cluster_no, now_ns=clock.wall_ns()
+            )
+
+        runner_no = self._runner_no = self._store.transact(register)
+        _alive_here.add(runner_no)
+        try:
+            yield
+        finally:
+            _alive_here.discard(runner_no)
+            with contextlib.suppress(StoreError):  # whatever ended the loop is the error to show
+                self._store.transact(
+                    lambda connection: connection.execute(
+                        sql["runner_stopped"], {"now_ns": clock.wall_ns(), "runner_no": runner_no}
+                    ).fetchall()
+                )
+
+    @contextmanager
+    def _lease_kept(self) -> Iterator[None]:
+        """A thread extends the lease of the running task inside the block."""
+        done = threading.Event()
+
+        def keep() -> None:
+            while not done.wait(_EXTEND_EVERY_S):
+                active = self._active
+                if active is not None:
+                    with contextlib.suppress(StoreError):  # tried again long before the lease runs out
+                        self._extend(active)
+
+        thread = threading.Thread(target=keep, name="tilebox-local-lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _extend(self, active: ClaimedTask) -> None:
+        def extend(connection: apsw.Connection) -> None:
+            expires = clock.boot_ns() + LEASE_S * 1_000_000_000
+            extend_leases(connection, [(active.task_no, active.attempt)], expires)
+            connection.execute(sql["runner_seen"], (clock.wall_ns(), self._runner_no)).fetchall()
+
+        self._store.transact(extend)
+
+    def _hint_unrunnable(self) -> None:
+        """Say so, once each, if tasks wait that this runner has no class for."""
+        with self._store.read() as connection:
+            waiting = connection.execute(sql["unrunnable_tasks"], (self._cluster_no,)).fetchall()
+        for name, major, minor in waiting:
+            shown = f"{name} v{major}.{minor}"
+            if shown not in self._hinted and self._runner.identifier_for(name, major, minor) is None:
+                self._hinted.add(shown)
+                self._executor.task_logger.warning(
+                    f"Tasks {shown} are queued in cluster {self._executor.cluster_slug!r}, but this runner has no class "
+                    f"for them. Register one with this name, the same major and at least this minor version."
+                )
+
+
+# Runners of this process that are inside of run_all or run_forever.
+_alive_here: set[int] = set()
+
+
+def _apply(connection: apsw.Connection, done: ClaimedTask, report: ComputedTask | FailedTask) -> bool:
+    now_ns = max(clock.wall_ns(), done.started_ns)
+    if isinstance(report, ComputedTask):
+        return complete_task(
+            connection,
+            task_no=done.task_no,
+            attempt=done.attempt,
+            display=report.display,
+            submissions=report.sub_tasks,
+            progress=report.progress_updates,
+            now_ns=now_ns,
+        )
+    return fail_task(
+        connection,
+        task_no=done.task_no,
+        attempt=done.attempt,
+        display=report.display,
+        was_workflow_error=report.was_workflow_error,
+        progress=report.progress_updates,
+        now_ns=now_ns,
+    )
+
+
+def _uuid_of(report: ComputedTask | FailedTask | None) -> Any:
+    return report.id if isinstance(report, ComputedTask) else None
