@@ -114,6 +114,8 @@ CREATE TABLE job_records (
   name              TEXT    NOT NULL,
   trace_parent      TEXT    NOT NULL,             -- W3C traceparent of the span job/<name>, verbatim
   submitted_ns      INTEGER NOT NULL,
+  first_root_no     INTEGER,                      -- its root tasks have consecutive numbers
+  last_root_no      INTEGER,
   canceled          INTEGER NOT NULL DEFAULT 0,   -- 1: queued tasks are withheld (canceled, or a task failed)
   queued_count      INTEGER NOT NULL DEFAULT 0,   -- tasks by state, kept by the triggers below
   running_count     INTEGER NOT NULL DEFAULT 0,
@@ -177,6 +179,8 @@ CREATE TABLE task_records (
   optional          INTEGER NOT NULL DEFAULT 0,   -- 1: its failure does not fail the job
   branch_failed     INTEGER NOT NULL DEFAULT 0,   -- 1: a task of the branch below this optional task has failed
   unsettled_count   INTEGER NOT NULL DEFAULT 0,   -- children that are not settled
+  first_child_no    INTEGER,                      -- its children have consecutive numbers; NULL: it has none
+  last_child_no     INTEGER,
   max_retries       INTEGER NOT NULL DEFAULT 0,
   retry_count       INTEGER NOT NULL DEFAULT 0,   -- failures of its own code that were retried
   retry_budget_start INTEGER NOT NULL DEFAULT 0,  -- retry_count when the job was last retried; the budget counts from there
@@ -192,11 +196,8 @@ CREATE TABLE task_records (
   display           TEXT                          -- label for people, at most 1,024 characters; NULL: none
 ) STRICT;
 
--- Serves: claim the oldest claimable task of a cluster and an identifier.
+-- Serves: claim the oldest claimable task of a cluster and an identifier, of all or among the children of one task.
 CREATE INDEX task_records_claimable ON task_records (cluster_no, identifier_no, task_no) WHERE ready = 1;
--- Serves: claim depth first, among the children of one task (or the roots of one job, parent_no NULL).
-CREATE INDEX task_records_claimable_children ON task_records (job_no, parent_no, cluster_no, identifier_no, task_no)
-  WHERE ready = 1;
 -- Serves: leases that ran out, tasks of dead runners.
 CREATE INDEX task_records_running ON task_records (lease_expires_boot_ns) WHERE state = 2;
 -- Serves: tasks of a job in submission order.

@@ -48,9 +48,7 @@ __all__ = [
     "ObstoreCache",
 ]
 
-_NO_CACHE = (
-    "No cache configured! Specify a cache using the cache argument when instantiating the task runner."
-)
+_NO_CACHE = "No cache configured! Specify a cache using the cache argument when instantiating the task runner."
 _TEMPORARY = ".tilebox-local-"  # files being written; hidden from iteration
 _NO_PREFIX = PurePosixPath()
 _AZURE_SECRETS = ("ACCOUNT_KEY", "ACCESS_KEY", "MASTER_KEY", "SAS_KEY", "SAS_TOKEN")
@@ -359,9 +357,7 @@ class GoogleStorageCache(ObstoreCache, Generic[_BucketT]):
         provider = _load("obstore.auth.google", type(self), "google-auth").GoogleCredentialProvider
         scope = "https://www.googleapis.com/auth/devstorage.read_write"
         credentials, _ = google_auth.default(scopes=[scope])
-        super().__init__(
-            stores.GCSStore(bucket, credential_provider=provider(credentials=credentials)), prefix
-        )
+        super().__init__(stores.GCSStore(bucket, credential_provider=provider(credentials=credentials)), prefix)
 
 
 class _GoogleBucketStore:
@@ -412,9 +408,7 @@ class AmazonS3Cache(ObstoreCache):
         ArgumentError: If S3 does not tell the region.
     """
 
-    def __init__(
-        self, bucket: str, prefix: str | PurePosixPath = "jobs", *, region: str | None = None
-    ) -> None:
+    def __init__(self, bucket: str, prefix: str | PurePosixPath = "jobs", *, region: str | None = None) -> None:
         stores = _load("obstore.store", type(self), "tilebox-local[obstore]")
         boto3 = _load("boto3", type(self), "boto3")
         provider = _load("obstore.auth.boto3", type(self), "boto3").Boto3CredentialProvider

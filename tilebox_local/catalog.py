@@ -1,14 +1,21 @@
 """SQL by name. Statements live in `sql/*.sql`, each headed by `-- name: <name>` and a comment that says what it does.
 
-Read as `sql["claim_task"]`. Comments before the first name describe the file.
+`run(connection, "claim_task", {...})` executes one and drains it; `sql["claim_task"]` is its text. Comments before the
+first name of a file describe the file.
 """
 
 from __future__ import annotations
 
 import re
 from importlib import resources
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Catalog", "sql"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import apsw
+
+__all__ = ["Catalog", "run", "run_many", "sql", "value"]
 
 _NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
 
@@ -46,3 +53,18 @@ class Catalog:
 
 
 sql = Catalog()
+
+
+def run(connection: apsw.Connection, name: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+    """Execute a named statement; all of its rows. Draining it matters: a half-read cursor blocks later writes."""
+    return connection.execute(sql[name], parameters).fetchall()
+
+
+def run_many(connection: apsw.Connection, name: str, rows: Iterable[Any]) -> None:
+    """Execute a named statement once for each sequence of parameters."""
+    connection.executemany(sql[name], rows).fetchall()
+
+
+def value(connection: apsw.Connection, name: str, parameters: Any = None) -> Any:
+    """Execute a named statement; its first row, bare if it has one column, None if there is no row."""
+    return connection.execute(sql[name], parameters).get

@@ -123,9 +123,7 @@ def _timedelta_to_text(value: timedelta) -> str:
     if value.days < 0:
         sign, value = "-", -value
     seconds = (
-        f"{value.seconds}.{value.microseconds:06d}".rstrip("0").rstrip(".")
-        if value.microseconds
-        else value.seconds
+        f"{value.seconds}.{value.microseconds:06d}".rstrip("0").rstrip(".") if value.microseconds else value.seconds
     )
     days = f"{value.days}D" if value.days or not seconds else ""
     return f"{sign}P{days}T{seconds}S" if seconds else f"{sign}P{days}"
@@ -180,9 +178,7 @@ def _timestamp(value: datetime) -> str:
     """Protobuf's JSON form: UTC, with 0, 3 or 6 digits of a second."""
     if value.tzinfo is not None:
         value = value.astimezone(UTC).replace(tzinfo=None)
-    timespec = (
-        "seconds" if not value.microsecond else "microseconds" if value.microsecond % 1000 else "milliseconds"
-    )
+    timespec = "seconds" if not value.microsecond else "microseconds" if value.microsecond % 1000 else "milliseconds"
     return f"{value.isoformat(timespec=timespec)}Z"
 
 
@@ -220,9 +216,7 @@ def _json_to_time_interval(kind: Any, value: dict[str, Any]) -> Any:
 
 def _id_interval_to_json(value: Any) -> dict[str, Any]:
     ids = {"start_id": value.start_id, "end_id": value.end_id}
-    return {name: {"uuid": bytes_to_text(uuid.bytes)} for name, uuid in ids.items() if uuid.int} | _flags(
-        value
-    )
+    return {name: {"uuid": bytes_to_text(uuid.bytes)} for name, uuid in ids.items() if uuid.int} | _flags(value)
 
 
 def _json_to_id_interval(kind: Any, value: dict[str, Any]) -> Any:
@@ -256,9 +250,7 @@ def _json_to_spatial_filter(kind: Any, value: dict[str, Any]) -> Any:
     import shapely
 
     geometry = shapely.from_wkb(text_to_bytes(_mapping(_get(value, "geometry", {})).get("wkb")))
-    names = {
-        name: _get(value, name, "").removeprefix(prefix).lower() for name, prefix in _SPATIAL_ENUMS.items()
-    }
+    names = {name: _get(value, name, "").removeprefix(prefix).lower() for name, prefix in _SPATIAL_ENUMS.items()}
     return kind.parse({"geometry": geometry, **{name: member for name, member in names.items() if member}})
 
 
@@ -329,9 +321,7 @@ def _odc(base: Any) -> Codec | None:
             lambda value: base(*value["bounds"], crs=value.get("crs")),
         )
     if base.__name__ in {"XY", "Resolution", "Index2d", "Shape2d"}:
-        return Codec(
-            lambda value: {"x": value.x, "y": value.y}, lambda value: base(x=value["x"], y=value["y"])
-        )
+        return Codec(lambda value: {"x": value.x, "y": value.y}, lambda value: base(x=value["x"], y=value["y"]))
     if base.__name__ == "GeoBox":
         return Codec(_geobox_to_json, lambda value: _json_to_geobox(base, value))
     if base.__name__ == "GeoboxTiles":

@@ -75,7 +75,7 @@ class JobState(Enum):
     COMPLETED = 4
     FAILED = 5
     CANCELED = 6
-    QUEUED = 1  # deprecated alias of SUBMITTED
+    QUEUED = 1  # noqa: PIE796 -- deprecated alias of SUBMITTED
 
 
 class LogSeverity(Enum):
@@ -199,9 +199,7 @@ class Job:
     @property
     def canceled(self) -> bool:
         """Deprecated: whether the state is CANCELED or FAILED."""
-        warnings.warn(
-            "Job.canceled is deprecated, compare Job.state instead.", DeprecationWarning, stacklevel=2
-        )
+        warnings.warn("Job.canceled is deprecated, compare Job.state instead.", DeprecationWarning, stacklevel=2)
         return self.state in (JobState.CANCELED, JobState.FAILED)
 
     @property
@@ -296,9 +294,7 @@ class RunnerContext:
     Tasks may run on several threads, so subclasses must guard mutable state.
     """
 
-    def __init__(
-        self, tracer: WorkflowTracer | None = None, storage_locations: list[Any] | None = None
-    ) -> None:
+    def __init__(self, tracer: WorkflowTracer | None = None, storage_locations: list[Any] | None = None) -> None:
         if tracer is None:
             from tilebox_local.observability.tracing import NoopWorkflowTracer
 

@@ -50,9 +50,7 @@ _TIME_FORMS = (
 _ID_FORMS = "Accepted: an IDInterval or a pair of ids, each a UUID or its text."
 
 # Text that datetime.fromisoformat and pandas read alike; the former also takes forms that pandas refuses.
-_ISO_8601 = re.compile(
-    r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|[+-]\d\d:\d\d)?)?", re.ASCII
-)
+_ISO_8601 = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|[+-]\d\d:\d\d)?)?", re.ASCII)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -170,9 +168,7 @@ class IDInterval:
     end_inclusive: bool
 
     @classmethod
-    def parse(
-        cls, arg: IDIntervalLike, start_exclusive: bool = False, end_inclusive: bool = True
-    ) -> IDInterval:
+    def parse(cls, arg: IDIntervalLike, start_exclusive: bool = False, end_inclusive: bool = True) -> IDInterval:
         """Convert any accepted form to an interval.
 
         Args:

@@ -22,7 +22,7 @@ _instance: tuple[int, str] | None = None
 
 def instance_id() -> str:
     """`service.instance.id`: TILEBOX_RUNTIME_ID, else one random UUID per process (a forked child gets its own)."""
-    global _instance  # noqa: PLW0603 -- one identity per process
+    global _instance
     pid = os.getpid()
     if _instance is None:
         given = os.environ.get("TILEBOX_RUNTIME_ID")

@@ -199,8 +199,6 @@ def _mapping_to_json(value: Any, form: _Form) -> dict[str, Any]:
 def _key_to_json(key: Any, form: _Form) -> str:
     if form is _Form.LOG or isinstance(key, str):
         return str(key.value if isinstance(key, Enum) and form is not _Form.LOG else key)
-    if isinstance(key, list | tuple | dict | set | frozenset):
-        raise _UnsupportedError.of_type(type(key))
     if isinstance(key, float) and not isfinite(key):
         return str(key)
     member = _to_json(key, _Form.NATIVE)
@@ -493,14 +491,10 @@ class _WireTypes:
         return Annotated[Any, _Schema(build)]
 
     def _of_plain(self, hint: Any) -> Any:
-        if hint is object:
-            return Any
         if hasattr(hint, "__supertype__"):  # a NewType
             return self.of(hint.__supertype__, {})
         if type(hint).__name__ == "TypeAliasType":  # `type X = ...`, Python 3.12
-            return self._recursive_type(
-                hint, lambda handler: handler.generate_schema(self.of(hint.__value__, {}))
-            )
+            return self._recursive_type(hint, lambda handler: handler.generate_schema(self.of(hint.__value__, {})))
         if not isinstance(hint, type):
             return hint
         codec = find_codec(hint)
@@ -524,9 +518,7 @@ class _WireTypes:
             from pydantic_core import core_schema
 
             if hint in _open.types:
-                return core_schema.no_info_plain_validator_function(
-                    partial(self._read_recursive, hint, build)
-                )
+                return core_schema.no_info_plain_validator_function(partial(self._read_recursive, hint, build))
             _open.types.append(hint)
             try:
                 return build(handler)
@@ -549,9 +541,7 @@ class _WireTypes:
 
         hints = _hints(cls)
         members = []
-        for field in fields(
-            cls
-        ):  # also skipped ones: they take their default, or the value of an older input
+        for field in fields(cls):  # also skipped ones: they take their default, or the value of an older input
             schema = handler.generate_schema(self.of(hints.get(field.name, Any), scope))
             if field.default is not MISSING:
                 schema = core_schema.with_default_schema(schema, default=field.default)

@@ -56,9 +56,7 @@ _DEFAULT_VERSION = "v0.0"
 class _TaskType(ABCMeta):
     """Makes each subclass of Task a dataclass with a TaskMeta. An ABCMeta, so that ABCs can be mixed in."""
 
-    def __new__(
-        mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any
-    ) -> "_TaskType":
+    def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> "_TaskType":
         cls = super().__new__(mcs, name, bases, namespace, **kwargs)
         if not bases:
             return cls  # Task itself is no task that could be submitted
@@ -105,8 +103,7 @@ def _check_execute(class_name: str, execute: Any, bases: tuple[type, ...]) -> No
     actual = inspect.signature(execute)
     if len(actual.parameters) != len(expected.parameters):
         raise TypeError(
-            f"Expected a function signature of {class_name}.execute{expected}, "
-            f"but got {class_name}.execute{actual}!"
+            f"Expected a function signature of {class_name}.execute{expected}, but got {class_name}.execute{actual}!"
         )
     try:
         annotation = typing.get_type_hints(execute).get("return", actual.return_annotation)
@@ -135,8 +132,7 @@ def _identifier_of(cls: Any) -> TaskIdentifier:
             name, version = cls.identifier()
         except TypeError:
             raise TypeError(
-                f"Failed to invoke {cls.__name__}.identifier(). "
-                f"Is it a staticmethod or classmethod without parameters?"
+                f"Failed to invoke {cls.__name__}.identifier(). Is it a staticmethod or classmethod without parameters?"
             ) from None
         except ValueError:
             name = version = None
@@ -165,9 +161,7 @@ class TaskMeta:
         identifier = getattr(meta, "identifier", None)
         if identifier is None:
             raise TypeError(f"{cls.__name__} is not a task!")
-        return TaskMeta(
-            TaskIdentifier(identifier.name, identifier.version), bool(getattr(meta, "executable", False))
-        )
+        return TaskMeta(TaskIdentifier(identifier.name, identifier.version), bool(getattr(meta, "executable", False)))
 
 
 def serialize_task(task: Task) -> bytes:
@@ -229,9 +223,7 @@ class _Lookup(dict[Any, int]):
         return index
 
 
-def merge_future_tasks_to_submissions(
-    future_tasks: list[FutureTask], fallback_cluster: str
-) -> TaskSubmissions | None:
+def merge_future_tasks_to_submissions(future_tasks: list[FutureTask], fallback_cluster: str) -> TaskSubmissions | None:
     """Group subtasks with the same dependencies and the same dependants; None if there are none.
 
     Takes time linear in the tasks and in the dependencies of distinct `depends_on` lists.
@@ -373,9 +365,7 @@ class ExecutionContext(ABC):
         """Add several subtasks with the same options, as `submit_subtask` does; they keep their order."""
 
     @abstractmethod
-    def submit_batch(
-        self, tasks: Sequence[Task], cluster: str | None = None, max_retries: int = 0
-    ) -> list[FutureTask]:
+    def submit_batch(self, tasks: Sequence[Task], cluster: str | None = None, max_retries: int = 0) -> list[FutureTask]:
         """Deprecated: `submit_subtasks` without dependencies."""
 
     @property

@@ -99,7 +99,7 @@ class _LazyList(list[T], Generic[T]):
         count: int,
         make: Callable[[dict[str, Sequence[Any]]], Iterable[T]],
     ) -> Any:
-        lazy = cls()
+        lazy: _LazyList[T] = cls()
         lazy._columns, lazy._count, lazy._make = columns, count, make
         return lazy
 
@@ -131,15 +131,41 @@ def _filling(name: str) -> Any:
 
 def _filled(value: Any) -> Any:
     if isinstance(value, _LazyList):
-        value._fill()  # noqa: SLF001 -- same class
+        value._fill()
     return value
 
 
-for _name in (
-    "__add__ __contains__ __delitem__ __eq__ __ge__ __getitem__ __gt__ __iadd__ __imul__ __iter__ __le__ __lt__ __mul__ "
-    "__ne__ __repr__ __reversed__ __rmul__ __setitem__ append clear copy count extend index insert pop remove reverse "
-    "sort"
-).split():
+for _name in [
+    "__add__",
+    "__contains__",
+    "__delitem__",
+    "__eq__",
+    "__ge__",
+    "__getitem__",
+    "__gt__",
+    "__iadd__",
+    "__imul__",
+    "__iter__",
+    "__le__",
+    "__lt__",
+    "__mul__",
+    "__ne__",
+    "__repr__",
+    "__reversed__",
+    "__rmul__",
+    "__setitem__",
+    "append",
+    "clear",
+    "copy",
+    "count",
+    "extend",
+    "index",
+    "insert",
+    "pop",
+    "remove",
+    "reverse",
+    "sort",
+]:
     setattr(_LazyList, _name, _filling(_name))
 
 

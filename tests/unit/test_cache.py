@@ -256,8 +256,7 @@ def test_signatures_are_official(name):
     """Constructors take what the official ones take."""
     parameters = [inspect.signature(getattr(module, name)).parameters for module in (ours, official)]
     kinds = [
-        {p.name: (p.kind, str(p.default)) for p in each.values() if not p.name.startswith("_")}
-        for each in parameters
+        {p.name: (p.kind, str(p.default)) for p in each.values() if not p.name.startswith("_")} for each in parameters
     ]
     assert kinds[0] == kinds[1]
 
@@ -267,10 +266,7 @@ class TestNoCache:
 
     def test_every_use_names_the_remedy(self):
         """Each operation raises NoCacheError with the official text; group() does not."""
-        advice = (
-            "No cache configured! "
-            "Specify a cache using the cache argument when instantiating the task runner."
-        )
+        advice = "No cache configured! Specify a cache using the cache argument when instantiating the task runner."
         cache = ours.NoCache().group("job")
         uses = {
             f"k is not cached: {advice}": [lambda: "k" in cache, lambda: cache["k"]],
@@ -471,9 +467,7 @@ class TestCloudCaches:
     @pytest.fixture
     def s3_client(self, monkeypatch):
         """A boto3 default session whose client answers from a script."""
-        session = boto3.Session(
-            aws_access_key_id="id", aws_secret_access_key="secret", region_name="us-east-1"
-        )
+        session = boto3.Session(aws_access_key_id="id", aws_secret_access_key="secret", region_name="us-east-1")
         client = session.client("s3")
         monkeypatch.setattr(boto3, "DEFAULT_SESSION", session)
         monkeypatch.setattr(session, "client", lambda service: client)

@@ -279,10 +279,7 @@ def test_text_is_readable_on_every_state() -> None:
 def test_state_colors() -> None:
     """Boxes have the colours of the hosted diagrams; optional failures differ by a dashed outline."""
     fills = {
-        state: [
-            path.attrib
-            for path in parse(render_task_graph([task(1, state=state)], title=None)).iter(f"{SVG}path")
-        ]
+        state: [path.attrib for path in parse(render_task_graph([task(1, state=state)], title=None)).iter(f"{SVG}path")]
         for state in TaskState
     }
     assert {state.name: paths[0]["fill"] for state, paths in fills.items()} == {
@@ -310,9 +307,7 @@ def label_positions(svg: str) -> dict[str, tuple[float, float]]:
 )
 def test_directions(direction: str, axis: int, sign: int) -> None:
     """Subtasks go where the direction says."""
-    at = label_positions(
-        render_task_graph([task(1), task(2, 1), task(3, 2)], title=None, direction=direction)
-    )
+    at = label_positions(render_task_graph([task(1), task(2, 1), task(3, 2)], title=None, direction=direction))
     places = [at[f"Task {key}"] for key in (1, 2, 3)]
     assert sorted(places, key=lambda place: sign * place[axis]) == places
     assert len({place[1 - axis] for place in places}) == 1
@@ -339,9 +334,7 @@ def test_layouts_are_the_same() -> None:
 
 def test_bad_arguments() -> None:
     """Unknown names, too many tasks and repeated keys are refused; the message says what is allowed."""
-    with pytest.raises(
-        ArgumentError, match=r'direction \'north\'; accepted are "", "up", "down", "right", "left"'
-    ):
+    with pytest.raises(ArgumentError, match=r'direction \'north\'; accepted are "", "up", "down", "right", "left"'):
         render_task_graph([], title=None, direction="north")
     with pytest.raises(ArgumentError, match=r'layout \'dot\'; accepted are "", "dagre", "elk"'):
         render_task_graph([], title=None, layout="dot")
@@ -396,11 +389,9 @@ def test_sketchy_strokes_belong_to_the_task() -> None:
 
     def outline(nodes: list[TaskNode], sketchy: bool = True) -> list[str]:
         root = parse(render_task_graph(nodes, title=None, sketchy=sketchy))
-        return [
-            element.attrib.get("d", "rect")
-            for element in next(root.iter(f"{SVG}g")).iter()
-            if len(element) == 0
-        ][1:3]
+        return [element.attrib.get("d", "rect") for element in next(root.iter(f"{SVG}g")).iter() if len(element) == 0][
+            1:3
+        ]
 
     assert len({*outline(nodes)}) == 2
     assert outline(nodes) != outline([task(2), task(1)])

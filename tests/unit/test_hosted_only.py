@@ -51,9 +51,7 @@ class OnUpload(StorageEventTask):
 USES = {
     "Listing automations": lambda: AutomationClient().all(),
     "Finding an automation": lambda: AutomationClient().find(UUID(int=1)),
-    "The cron automation 'n'": lambda: AutomationClient().create_cron_automation(
-        "n", Nightly("eu"), "0 0 * * *"
-    ),
+    "The cron automation 'n'": lambda: AutomationClient().create_cron_automation("n", Nightly("eu"), "0 0 * * *"),
     "The storage event automation 's'": lambda: AutomationClient().create_storage_event_automation(
         "s", OnUpload(), [(LOCATION, "*.tif")], cluster="c", max_retries=1
     ),
@@ -135,9 +133,7 @@ def test_methods_have_official_signatures(module, names):
 @pytest.mark.parametrize("module", ["automations", "storage_locations"])
 def test_official_names(module):
     """Every name that the official module exports can be imported from ours."""
-    mine, official = (
-        import_module(f"{package}.{module}") for package in ("tilebox_local", "tilebox.workflows")
-    )
+    mine, official = (import_module(f"{package}.{module}") for package in ("tilebox_local", "tilebox.workflows"))
     assert mine.__all__ == official.__all__
     assert all(hasattr(mine, name) for name in mine.__all__)
 
@@ -147,9 +143,7 @@ def test_storage_values_are_official():
     official = import_module("tilebox.workflows.storage_locations")
     mine = import_module("tilebox_local.storage_locations")
     for enum in ("StorageType", "StorageEventType"):
-        assert {m.name: m.value for m in getattr(mine, enum)} == {
-            m.name: m.value for m in getattr(official, enum)
-        }
+        assert {m.name: m.value for m in getattr(mine, enum)} == {m.name: m.value for m in getattr(official, enum)}
     for cls in (AWSS3StorageLocation, AzureBlobStorageLocation, GCSStorageLocation, StorageLocation):
         extra = {"storage_account_resource_id": "/subscriptions/1"} if cls is AzureBlobStorageLocation else {}
         for kind in StorageType:

@@ -236,9 +236,7 @@ def test_lists_and_mixtures_of_ids_are_accepted():
 
 
 @pytest.mark.parametrize("flags", [(), (True,), (False, False), (True, True)])
-@pytest.mark.parametrize(
-    "arg", [(FIRST, LAST), (str(FIRST), str(LAST)), (LAST, FIRST), ("x", "y"), FIRST, None]
-)
+@pytest.mark.parametrize("arg", [(FIRST, LAST), (str(FIRST), str(LAST)), (LAST, FIRST), ("x", "y"), FIRST, None])
 def test_ids_are_parsed_officially(arg, flags):
     """IDInterval.parse gives the official fields and text, or both refuse."""
     assert ours(IDInterval.parse, arg, *flags) == oracle(OfficialIDInterval.parse, arg, *flags)
@@ -286,9 +284,7 @@ def test_refusals_explain(extent, value):
         parse_temporal_extent(extent)
     message = str(caught.value)
     assert message.startswith(f"Failed to convert {value}")
-    assert all(
-        part in message for part in ("TimeInterval", "a pair of instants", "ISO 8601", "nanoseconds since")
-    )
+    assert all(part in message for part in ("TimeInterval", "a pair of instants", "ISO 8601", "nanoseconds since"))
     assert len(message) < 700
 
 

@@ -86,9 +86,7 @@ def test_repr_is_that_of_a_job() -> None:
     """The repr and text/plain are those of a plain Job, even if the class name occurs in a value."""
     rich, plain = job(name="RichDisplayJob"), job(Job, name="RichDisplayJob")
     assert repr(rich) == repr(plain)
-    assert repr(rich).startswith(
-        "Job(id=UUID('019e07b1-916b-0630-f3ba-f1c33235d174'), name='RichDisplayJob', "
-    )
+    assert repr(rich).startswith("Job(id=UUID('019e07b1-916b-0630-f3ba-f1c33235d174'), name='RichDisplayJob', ")
     assert str(rich) == repr(plain)
 
 
@@ -175,9 +173,7 @@ def bars(page: Page) -> list[str | None]:
 
 def test_progress_bars() -> None:
     """Bars are green when done, blue while running, red when the job stopped, and never longer than full."""
-    progress = [
-        ProgressIndicator(None, *counts) for counts in ((3, 1), (3, 3), (10, 12), (0, 0), (1000, 999), (0, 2))
-    ]
+    progress = [ProgressIndicator(None, *counts) for counts in ((3, 1), (3, 3), (10, 12), (0, 0), (1000, 999), (0, 2))]
     running = bars(Page(render_job_html(job(progress=progress))))
     failed = bars(Page(render_job_html(job(progress=progress, state=JobState.FAILED))))
     green, blue, red = "#2da44e", "#218bff", "#cf222e"
@@ -200,9 +196,7 @@ def test_hostile_texts() -> None:
     """Markup in names and labels is shown as text, control characters as symbols."""
     evil = "</style><script>alert(1)</script><img src=x onerror=\"alert('2')\">\x00\x1b\u202e"
     clean = Page(render_job_html(job()))
-    page = Page(
-        render_job_html(job(name=evil, progress=[ProgressIndicator(evil, 1, 1), ProgressIndicator("", 1, 1)]))
-    )
+    page = Page(render_job_html(job(name=evil, progress=[ProgressIndicator(evil, 1, 1), ProgressIndicator("", 1, 1)])))
     shown = evil[: -len("\x00\x1b\u202e")] + "␀␛\\u202e"
     assert page.texts[0] == shown
     assert page.texts.count(shown) == 3

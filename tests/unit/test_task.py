@@ -168,9 +168,7 @@ def test_execute_of_a_base_sets_the_expected_signature() -> None:
             type(base)("Sample", (base, Base), body(execute=lambda self: None))
         errors.append(str(caught.value))
     assert errors[0] == errors[1]
-    assert errors[0].startswith(
-        "Expected a function signature of Sample.execute(self, context: int) -> None, but got "
-    )
+    assert errors[0].startswith("Expected a function signature of Sample.execute(self, context: int) -> None, but got ")
 
 
 ACCEPTED_RETURNS: list[Any] = [
@@ -368,9 +366,7 @@ def test_groups_are_those_of_the_official_package(edges: list[set[int]], shares_
             depends_on = shared.setdefault(tuple(depends_on), depends_on)
         futures.append((index, OfficialPlain(index), depends_on, None, 0, False))
     ours = merge_future_tasks_to_submissions([FutureTask(*future) for future in futures], "c")
-    theirs = official.merge_future_tasks_to_submissions(
-        [official.FutureTask(*future) for future in futures], "c"
-    )
+    theirs = official.merge_future_tasks_to_submissions([official.FutureTask(*future) for future in futures], "c")
     expected = None
     if theirs is not None:
         expected = asdict(theirs)

@@ -37,9 +37,7 @@ def trace() -> list[SpanRow]:
         span("load", "thumbnail", "load-data", 201, 406, BLUE),
         span("scene", "job", "ProcessScene", 0, 100, BLUE),
         span("submit", "scene", "submit-subtasks", 99, 99.15, BLUE),
-        span(
-            "publish", "job", "PublishSceneToTheSharedBucketOfTheTeam", 400, 1500, GOLD, "OSError: disk\nfull"
-        ),
+        span("publish", "job", "PublishSceneToTheSharedBucketOfTheTeam", 400, 1500, GOLD, "OSError: disk\nfull"),
         span("upload", "publish", "upload", 500, 1400, GOLD),
         span("index", "job", "Index", 1200, None, GOLD),
         span("orphan", "missing", "orphan", 300, 500, "dead"),
@@ -137,8 +135,7 @@ def test_hostile_text_cannot_steer_the_terminal() -> None:
 def test_no_line_is_wider_than_asked_for(width: int, ascii_only: bool) -> None:
     """Lines fit the width (at least 48), however long the texts are and however deep the tree is."""
     rows = [
-        span(str(i), str(i - 1), "日本語" * 20 if i % 2 else "", i, i + 5, "日本語" * 9, "why " * 99)
-        for i in range(40)
+        span(str(i), str(i - 1), "日本語" * 20 if i % 2 else "", i, i + 5, "日本語" * 9, "why " * 99) for i in range(40)
     ]
     output = lines(rows, width=width, ascii_only=ascii_only)
     wide = [sum(2 if char in "日本語" else 1 for char in line) for line in output]
@@ -149,8 +146,7 @@ def test_no_line_is_wider_than_asked_for(width: int, ascii_only: bool) -> None:
 def test_deep_trees_drop_outer_guides() -> None:
     """Beyond a width-dependent depth the guides stop growing, so that names keep their room."""
     guides = [
-        line.index("n")
-        for line in lines([span(str(i), str(i - 1), "n", i, 100) for i in range(20)], width=70)[1:]
+        line.index("n") for line in lines([span(str(i), str(i - 1), "n", i, 100) for i in range(20)], width=70)[1:]
     ]
     assert guides == [0, 3, 6, 9, 12, 15] + [18] * 14
 
@@ -199,10 +195,7 @@ def test_degenerate_times() -> None:
         "span          duration  0                    0µs",
         "a                  0µs  ▏",
     ]
-    assert (
-        lines([span("a", None, "a", 5, None)], width=48)[1]
-        == "a            …    open  ░░░░░░░░░░░░░░░░░░░░░░░░"
-    )
+    assert lines([span("a", None, "a", 5, None)], width=48)[1] == "a            …    open  ░░░░░░░░░░░░░░░░░░░░░░░░"
     backwards = lines([span("a", None, "a", 5, 4), span("b", None, "b", 5, 6)], width=48)
     assert backwards[1:] == ["a              -1.00ms  ▏", "b               1.00ms  " + "█" * 24]
 

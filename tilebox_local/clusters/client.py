@@ -30,9 +30,7 @@ class ClusterClient:
 
     def create(self, name: str, description: str | None = None, slug: str | None = None) -> Cluster:
         """Create a cluster. Without `slug`, one is made from the name. Raises ArgumentError."""
-        created = self._store.transact(
-            lambda connection: engine.create_cluster(connection, name, description, slug)
-        )
+        created = self._store.transact(lambda connection: engine.create_cluster(connection, name, description, slug))
         return find_cluster(self._store, created)
 
     def update(

@@ -6,7 +6,7 @@ import re
 import secrets
 from typing import TYPE_CHECKING
 
-from tilebox_local.catalog import sql
+from tilebox_local.catalog import run, sql, value
 from tilebox_local.errors import ArgumentError, NotFoundError
 
 if TYPE_CHECKING:
@@ -23,11 +23,9 @@ _MAX_DESCRIPTION_CHARS = 50_000
 
 def cluster_no(connection: apsw.Connection, slug: str) -> int:
     """Row of a cluster; "" is the default cluster. Raises NotFoundError."""
-    number: int | None = connection.execute(sql["find_cluster_no"], (slug or DEFAULT_CLUSTER_SLUG,)).get
+    number: int | None = value(connection, "find_cluster_no", (slug or DEFAULT_CLUSTER_SLUG,))
     if number is None:
-        hint = (
-            "Create it with client.clusters().create(name, slug=...), or list those that exist with .all()."
-        )
+        hint = "Create it with client.clusters().create(name, slug=...), or list those that exist with .all()."
         raise NotFoundError("cluster", slug, hint=hint)
     return number
 
@@ -39,10 +37,8 @@ def create_cluster(connection: apsw.Connection, name: str, description: str | No
         stem = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:80] or "cluster"
         slug = f"{stem}-{''.join(secrets.choice(_SUFFIX) for _ in range(14))}"
     elif not _SLUG.fullmatch(slug):
-        raise ArgumentError(
-            f"{slug!r} is no cluster slug: use 1 to 100 of the characters A-Z, a-z, 0-9 and '-'."
-        )
-    if connection.execute(sql["insert_cluster"], (slug, name, description or None)).get is None:
+        raise ArgumentError(f"{slug!r} is no cluster slug: use 1 to 100 of the characters A-Z, a-z, 0-9 and '-'.")
+    if value(connection, "insert_cluster", (slug, name, description or None)) is None:
         raise ArgumentError(f"A cluster with the slug {slug!r} exists already.")
     return slug
 
@@ -65,15 +61,11 @@ def update_cluster(connection: apsw.Connection, slug: str, name: str | None, des
 def delete_cluster(connection: apsw.Connection, slug: str, now_ns: int) -> None:
     """Delete a cluster that has no queued or running task and is not the default one. Raises ArgumentError."""
     cluster_no(connection, slug)
-    if connection.execute(sql["cluster_has_open_tasks"], (slug,)).get:
-        raise ArgumentError(
-            f"The cluster {slug!r} has queued or running tasks; run or cancel their jobs first."
-        )
-    connection.execute(sql["delete_cluster"], (now_ns, slug)).fetchall()
+    if value(connection, "cluster_has_open_tasks", (slug,)):
+        raise ArgumentError(f"The cluster {slug!r} has queued or running tasks; run or cancel their jobs first.")
+    run(connection, "delete_cluster", (now_ns, slug))
     if connection.changes() == 0:
-        raise ArgumentError(
-            f"The cluster {slug or DEFAULT_CLUSTER_SLUG!r} cannot be deleted: it is the default one."
-        )
+        raise ArgumentError(f"The cluster {slug or DEFAULT_CLUSTER_SLUG!r} cannot be deleted: it is the default one.")
 
 
 def _check_texts(name: str, description: str | None) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from uuid import UUID
 
-from tilebox_local.catalog import sql
+from tilebox_local.catalog import run, sql, value
 from tilebox_local.engine.submissions import insert_submissions
 from tilebox_local.errors import ArgumentError, NotFoundError
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     import apsw
 
     from tilebox_local.data import TaskSubmissions
@@ -19,7 +20,7 @@ __all__ = ["cancel_job", "job_no", "retry_job", "submit_job"]
 
 def job_no(connection: apsw.Connection, job_id: UUID) -> int:
     """Row of a job. Raises NotFoundError."""
-    number: int | None = connection.execute(sql["find_job_no"], (job_id.bytes,)).get
+    number: int | None = value(connection, "find_job_no", (job_id.bytes,))
     if number is None:
         raise NotFoundError("job", job_id, hint="List the jobs of this store with client.jobs().query().")
     return number
@@ -46,22 +47,22 @@ def submit_job(
         {"job_id": job_id.bytes, "name": name, "trace_parent": trace_parent, "submitted_ns": now_ns},
     ).get
     if number is None:  # delivered twice
-        return connection.execute(
-            "SELECT trace_no FROM trace_records WHERE job_no = ?", (job_no(connection, job_id),)
-        ).get  # type: ignore[no-any-return]
-    trace_no: int = connection.execute(sql["insert_trace"], (trace_id.to_bytes(16, "big"), number)).get
-    insert_submissions(connection, submissions, job_no=number, parent=None, is_canceled=False, now_ns=now_ns)
+        known: int = value(connection, "trace_no_of_job", (job_no(connection, job_id),))
+        return known
+    trace_no: int = value(connection, "insert_trace", (trace_id.to_bytes(16, "big"), number))
+    roots = insert_submissions(connection, submissions, job_no=number, parent=None, is_canceled=False, now_ns=now_ns)
+    run(connection, "adopt_roots", (roots.first_task_no, roots.last_task_no, number))
     return trace_no
 
 
 def cancel_job(connection: apsw.Connection, job_id: UUID) -> bool:
     """Withhold the queued tasks of a job; running ones go on. Returns False if it was finished or canceled."""
     number = job_no(connection, job_id)
-    if connection.execute(sql["is_job_finished"], (number,)).get:
+    if value(connection, "is_job_finished", (number,)):
         return False
-    if connection.execute(sql["cancel_job"], (number,)).get is None:
+    if value(connection, "cancel_job", (number,)) is None:
         return False
-    connection.execute(sql["withhold_queued"], (number,)).fetchall()
+    run(connection, "withhold_queued", (number,))
     return True
 
 
@@ -71,7 +72,7 @@ def retry_job(connection: apsw.Connection, job_id: UUID, now_ns: int) -> int:
     Returns the number of failed tasks that were queued.
     """
     number = job_no(connection, job_id)
-    rescheduled = connection.execute(sql["requeue_failed"], (number,)).fetchall()
-    connection.execute(sql["uncancel_job"], (number,)).fetchall()
-    connection.execute(sql["release_queued"], {"job_no": number, "now_ns": now_ns}).fetchall()
+    rescheduled = run(connection, "requeue_failed", (number,))
+    run(connection, "uncancel_job", (number,))
+    run(connection, "release_queued", {"job_no": number, "now_ns": now_ns})
     return len(rescheduled)

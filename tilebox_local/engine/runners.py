@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilebox_local import clock
-from tilebox_local.catalog import sql
+from tilebox_local.catalog import run, sql, value
 from tilebox_local.engine.tasks import lose_task
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def lose_tasks_of_dead_runners(
     definition, are left alone.
     """
     lost = 0
-    for row in connection.execute(sql["running_tasks"]).fetchall():
+    for row in run(connection, "running_tasks"):
         (
             task_no,
             attempt,
@@ -128,7 +128,7 @@ def lose_tasks_of_dead_runners(
             reason = "The lease ran out: the runner did not extend it in time."
         else:
             continue
-        last_seen_ns = connection.execute(sql["runner_last_seen"], (runner_no,)).get
+        last_seen_ns = value(connection, "runner_last_seen", (runner_no,))
         connection.execute(
             sql["end_open_spans_of_task"],
             {"task_no": task_no, "end_ns": last_seen_ns or now_ns, "message": f"interrupted: {reason}"},

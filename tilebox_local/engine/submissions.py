@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tilebox_local import ids
-from tilebox_local.catalog import sql
+from tilebox_local.catalog import run_many, value
 from tilebox_local.data import MAX_DISPLAY_CHARS, TaskState, parse_version
 from tilebox_local.engine.clusters import cluster_no
 from tilebox_local.errors import ArgumentError
@@ -32,6 +32,15 @@ class Parent:
     is_branch_failed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """Tasks that were inserted, with consecutive numbers; below a failed optional branch all of them are settled."""
+
+    first_task_no: int
+    last_task_no: int
+    unsettled_count: int
+
+
 def validate_submissions(submissions: TaskSubmissions) -> None:
     """Raise ArgumentError, naming the task and the rule, for what the engine would not accept."""
     groups = submissions.task_groups
@@ -55,14 +64,8 @@ def _validate_group(submissions: TaskSubmissions, index: int, group: TaskSubmiss
         group.display_pointers,
         group.max_retries_values,
     )
-    if (
-        count == 0
-        or any(len(column) != count for column in columns)
-        or len(group.optional_values) not in (0, count)
-    ):
-        raise ArgumentError(
-            f"Task group {index} must have at least one task and one value of each kind per task."
-        )
+    if count == 0 or any(len(column) != count for column in columns) or len(group.optional_values) not in (0, count):
+        raise ArgumentError(f"Task group {index} must have at least one task and one value of each kind per task.")
     for position, task_input in enumerate(group.inputs):
         if len(task_input) > MAX_INPUT_BYTES:
             identifier = submissions.identifier_lookup[group.identifier_pointers[position]]
@@ -93,9 +96,7 @@ def _check_acyclic(groups: list[TaskSubmissionGroup]) -> None:
         free = {index for index in range(len(groups)) if index not in settled and waiting[index] <= settled}
         if not free:
             stuck = sorted(set(range(len(groups))) - settled)
-            raise ArgumentError(
-                f"The dependencies of task groups {stuck} form a cycle; none of them could start."
-            )
+            raise ArgumentError(f"The dependencies of task groups {stuck} form a cycle; none of them could start.")
         settled |= free
 
 
@@ -107,10 +108,9 @@ def insert_submissions(
     parent: Parent | None,
     is_canceled: bool,
     now_ns: int,
-) -> int:
-    """Insert the tasks in the order of submission, ready where nothing is left to wait for.
+) -> Inserted:
+    """Insert the tasks group by group, ready where nothing is left to wait for; SKIPPED below a failed branch.
 
-    Returns the number of tasks that are not settled; below a failed optional branch all are SKIPPED, and it is 0.
     Raises ArgumentError and NotFoundError (cluster).
     """
     validate_submissions(submissions)
@@ -120,7 +120,7 @@ def insert_submissions(
     is_skipped = parent is not None and parent.is_branch_failed
     group_nos = _insert_groups(connection, submissions.task_groups, job_no, is_skipped=is_skipped)
     task_ids = iter(ids.new_ids(now_ns, sum(len(group.inputs) for group in submissions.task_groups)))
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for group, group_no in zip(submissions.task_groups, group_nos, strict=True):
         is_ready = not (group.dependencies_on_other_groups or is_canceled or is_skipped)
         optional = group.optional_values or [False] * len(group.inputs)
@@ -144,8 +144,9 @@ def insert_submissions(
             )
             for i in range(len(group.inputs))
         )
-    connection.executemany(sql["insert_task"], rows).fetchall()
-    return 0 if is_skipped else len(rows)
+    run_many(connection, "insert_task", rows)
+    last_task_no = value(connection, "last_task")
+    return Inserted(last_task_no - len(rows) + 1, last_task_no, 0 if is_skipped else len(rows))
 
 
 def _insert_groups(
@@ -155,14 +156,14 @@ def _insert_groups(
     for group in groups:
         dependencies = 0 if is_skipped else len(set(group.dependencies_on_other_groups))
         unsettled = 0 if is_skipped else len(group.inputs)
-        numbers.append(connection.execute(sql["insert_group"], (job_no, unsettled, dependencies)).get)
+        numbers.append(value(connection, "insert_group", (job_no, unsettled, dependencies)))
     edges = [
         (numbers[other], numbers[index])
         for index, group in enumerate(groups)
         for other in sorted(set(group.dependencies_on_other_groups))
     ]
     if edges:
-        connection.executemany(sql["insert_group_dependency"], edges).fetchall()
+        run_many(connection, "insert_group_dependency", edges)
     return numbers
 
 
@@ -175,7 +176,7 @@ def identifier_no(connection: apsw.Connection, identifier: TaskIdentifier) -> in
     except ValueError as error:
         raise ArgumentError(f"{error} of task {identifier.name}; a version looks like v1.0.") from None
     key = (identifier.name, major, minor)
-    number: int | None = connection.execute(sql["find_identifier"], key).get
+    number: int | None = value(connection, "find_identifier", key)
     if number is None:
-        number = connection.execute(sql["insert_identifier"], key).get
-    return number  # type: ignore[return-value]
+        number = value(connection, "insert_identifier", key)
+    return number

@@ -7,9 +7,9 @@ claimed: a runner that lost its lease can no longer change anything.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tilebox_local.catalog import sql
+from tilebox_local.catalog import run, run_many, sql, value
 from tilebox_local.data import MAX_DISPLAY_CHARS, TaskState
 from tilebox_local.engine.submissions import Parent, insert_submissions
 
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_CRASHES",
+    "ClaimedJob",
     "ClaimedTask",
     "Position",
     "claim_task",
     "complete_task",
     "extend_leases",
     "fail_task",
+    "job_of_task",
     "lose_task",
     "runnable_identifiers",
 ]
@@ -38,32 +40,35 @@ _MAX_PROGRESS_LABEL_CHARS = 100
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a runner is in a job: the task it reported on last."""
+    """Where a runner looks for its next task first: below `parent_no` (None: among the roots), then up the tree."""
 
     job_no: int
-    task_no: int
+    parent_no: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedTask:
-    """A task that a runner has claimed. Ids are 16 bytes; `trace_no` is None for a job without a trace row."""
+class ClaimedTask(NamedTuple):
+    """A task that a runner has claimed. `attempt` is the token that its report must show."""
 
     task_no: int
     attempt: int
-    task_id: bytes
+    task_id: bytes  # 16 bytes
     identifier_no: int
     input: bytes
     display: str | None
     retry_count: int
     started_ns: int
-    parent_id: bytes | None
-    group_no: int
+    parent_no: int | None
     job_no: int
-    job_id: bytes
-    job_name: str
+
+
+class ClaimedJob(NamedTuple):
+    """The job of a claimed task."""
+
+    job_id: bytes  # 16 bytes
+    name: str
     trace_parent: str
     submitted_ns: int
-    trace_no: int | None
+    trace_no: int | None  # None: nothing recorded its trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +93,11 @@ class _Reported:
 # -- claim ------------------------------------------------------------------------------------------------------
 
 
-def runnable_identifiers(
-    connection: apsw.Connection, registered: Iterable[tuple[str, int, int]]
-) -> list[int]:
+def runnable_identifiers(connection: apsw.Connection, registered: Iterable[tuple[str, int, int]]) -> list[int]:
     """Rows of all identifiers that a runner of the registered (name, major, minor) can run, without duplicates."""
     found: dict[int, None] = {}
     for name, major, minor in registered:
-        for number, _ in connection.execute(sql["identifiers_of_name"], (name, major, minor)).fetchall():
+        for number, _ in run(connection, "identifiers_of_name", (name, major, minor)):
             found[number] = None
     return list(found)
 
@@ -113,42 +116,52 @@ def claim_task(
     task_no = _next_task_no(connection, cluster_no, identifiers, after)
     if task_no is None:
         return None
-    connection.execute(
-        sql["claim_task"],
-        {
-            "task_no": task_no,
-            "runner_no": runner_no,
-            "now_ns": now_ns,
-            "lease_expires_boot_ns": lease_expires_boot_ns,
-        },
-    ).fetchall()
-    claimed = ClaimedTask(*connection.execute(sql["claimed_task"], (task_no,)).fetchall()[0])
-    connection.execute(sql["mark_job_started"], {"job_no": claimed.job_no, "now_ns": now_ns}).fetchall()
+    rows = run(
+        connection,
+        "claim_task",
+        {"task_no": task_no, "runner_no": runner_no, "now_ns": now_ns, "lease_expires_boot_ns": lease_expires_boot_ns},
+    )
+    claimed = ClaimedTask._make(rows[0])
+    if claimed.attempt == 1:
+        run(connection, "mark_job_started", {"job_no": claimed.job_no, "now_ns": now_ns})
     return claimed
+
+
+def job_of_task(connection: apsw.Connection, job_no: int) -> ClaimedJob:
+    """What a runner needs to know of a job; it may be kept."""
+    return ClaimedJob._make(run(connection, "job_of_task", (job_no,))[0])
 
 
 def _next_task_no(
     connection: apsw.Connection, cluster_no: int, identifiers: Sequence[int], after: Position | None
 ) -> int | None:
+    """Depth first: below the last task, among its siblings, up the tree to the roots; then the oldest of any job."""
     if after is not None:
-        # Children first, then siblings, then up the tree to the roots of the job.
-        parent: int | None = after.task_no
-        while True:
-            found = _oldest(
-                connection,
-                "oldest_claimable_child",
-                [(after.job_no, parent, cluster_no, identifier) for identifier in identifiers],
-            )
-            if found is not None or parent is None:
-                break
-            parent = connection.execute(sql["parent_of"], (parent,)).get
+        parent = after.parent_no
+        while parent is not None:
+            first, last, grandparent = run(connection, "children_of", (parent,))[0]
+            found = _oldest_between(connection, cluster_no, identifiers, first, last)
+            if found is not None:
+                return found
+            parent = grandparent
+        first, last = run(connection, "roots_of", (after.job_no,))[0]
+        found = _oldest_between(connection, cluster_no, identifiers, first, last)
         if found is not None:
             return found
     return _oldest(connection, "oldest_claimable", [(cluster_no, identifier) for identifier in identifiers])
 
 
-def _oldest(connection: apsw.Connection, query: str, keys: list[tuple[Any, ...]]) -> int | None:
-    found = [connection.execute(sql[query], key).get for key in keys]
+def _oldest_between(
+    connection: apsw.Connection, cluster_no: int, identifiers: Sequence[int], first: int | None, last: int | None
+) -> int | None:
+    if first is None:
+        return None
+    keys = [(cluster_no, identifier, first, last) for identifier in identifiers]
+    return _oldest(connection, "oldest_claimable_between", keys)
+
+
+def _oldest(connection: apsw.Connection, query: str, keys: Sequence[tuple[Any, ...]]) -> int | None:
+    found = [value(connection, query, key) for key in keys]
     return min((number for number in found if number is not None), default=None)
 
 
@@ -186,10 +199,11 @@ def complete_task(
         return False
     _end_attempt(connection, task, TaskState.COMPUTED, display, now_ns)
     _replace_progress(connection, task, progress)
-    unsettled = 0
-    if submissions is not None:
+    if submissions is None:
+        _settle(connection, task.parent_no, task.group_no, now_ns)
+    else:
         branch_no = task.task_no if task.optional else task.branch_no
-        unsettled = insert_submissions(
+        inserted = insert_submissions(
             connection,
             submissions,
             job_no=task.job_no,
@@ -197,10 +211,10 @@ def complete_task(
             is_canceled=_is_canceled(connection, task.job_no),
             now_ns=now_ns,
         )
-    if unsettled:
-        connection.execute(sql["add_unsettled_children"], (unsettled, task.task_no)).fetchall()
-    else:
-        _settle(connection, task.parent_no, task.group_no, now_ns)
+        children = (inserted.unsettled_count, inserted.first_task_no, inserted.last_task_no, task.task_no)
+        run(connection, "adopt_children", children)
+        if not inserted.unsettled_count:
+            _settle(connection, task.parent_no, task.group_no, now_ns)
     return True
 
 
@@ -247,7 +261,7 @@ def lose_task(connection: apsw.Connection, *, task_no: int, attempt: int, reason
 
 
 def _running(connection: apsw.Connection, task_no: int, attempt: int) -> _Reported | None:
-    rows = connection.execute(sql["task_for_report"], (task_no,)).fetchall()
+    rows = run(connection, "task_for_report", (task_no,))
     if not rows:
         return None
     task = _Reported(*rows[0])
@@ -294,33 +308,29 @@ def _requeue(
     crashes: int = 0,
 ) -> None:
     ready = not _is_canceled(connection, task.job_no)
-    _end_attempt(
-        connection, task, TaskState.QUEUED, display, now_ns, ready=ready, retries=retries, crashes=crashes
-    )
+    _end_attempt(connection, task, TaskState.QUEUED, display, now_ns, ready=ready, retries=retries, crashes=crashes)
 
 
 def _fail_for_good(connection: apsw.Connection, task: _Reported, display: str | None, now_ns: int) -> None:
     if not task.optional and task.branch_no is None:
         _end_attempt(connection, task, TaskState.FAILED, display, now_ns)
-        connection.execute(sql["cancel_job"], (task.job_no,)).fetchall()
-        connection.execute(sql["withhold_queued"], (task.job_no,)).fetchall()
+        run(connection, "cancel_job", (task.job_no,))
+        run(connection, "withhold_queued", (task.job_no,))
         return
     _end_attempt(connection, task, TaskState.FAILED_OPTIONAL, display, now_ns)
     skipped: list[tuple[int]] = []
     if not task.optional:
-        connection.execute(sql["mark_branch_failed"], (task.branch_no,)).fetchall()
-        skipped = connection.execute(sql["skip_queued_in_branch"], (task.branch_no,)).fetchall()
+        run(connection, "mark_branch_failed", (task.branch_no,))
+        skipped = run(connection, "skip_queued_in_branch", (task.branch_no,))
     _settle(connection, task.parent_no, task.group_no, now_ns)
     for (task_no,) in skipped:
-        _, _, parent_no, group_no = connection.execute(sql["task_to_settle"], (task_no,)).fetchall()[0]
+        _, _, parent_no, group_no = run(connection, "task_to_settle", (task_no,))[0]
         _settle(connection, parent_no, group_no, now_ns)
 
 
-def _replace_progress(
-    connection: apsw.Connection, task: _Reported, progress: Sequence[ProgressIndicator]
-) -> None:
+def _replace_progress(connection: apsw.Connection, task: _Reported, progress: Sequence[ProgressIndicator]) -> None:
     if task.attempt > 1:
-        connection.execute(sql["delete_progress"], (task.job_no, task.task_no)).fetchall()
+        run(connection, "delete_progress", (task.job_no, task.task_no))
     totals: dict[str, tuple[int, int]] = {}
     for indicator in progress:
         label = (indicator.label or "")[:_MAX_PROGRESS_LABEL_CHARS]
@@ -328,7 +338,7 @@ def _replace_progress(
         totals[label] = (total + max(0, indicator.total), done + max(0, indicator.done))
     if totals:
         rows = [(task.job_no, task.task_no, label, total, done) for label, (total, done) in totals.items()]
-        connection.executemany(sql["insert_progress"], rows).fetchall()
+        run_many(connection, "insert_progress", rows)
 
 
 def _is_canceled(connection: apsw.Connection, job_no: int) -> bool:
@@ -336,7 +346,7 @@ def _is_canceled(connection: apsw.Connection, job_no: int) -> bool:
 
 
 def _is_branch_failed(connection: apsw.Connection, branch_no: int | None) -> bool:
-    return branch_no is not None and bool(connection.execute(sql["branch_failed"], (branch_no,)).get)
+    return branch_no is not None and bool(value(connection, "branch_failed", (branch_no,)))
 
 
 # -- settle -----------------------------------------------------------------------------------------------------
@@ -348,12 +358,10 @@ def _settle(connection: apsw.Connection, parent_no: int | None, group_no: int, n
     Each task is settled once, so the work per task is constant however deep the tree is.
     """
     while True:
-        if connection.execute(sql["settle_in_group"], (1, group_no)).get == 0:
-            for (waiting,) in connection.execute(sql["groups_waiting_for"], (group_no,)).fetchall():
-                if connection.execute(sql["settle_dependency"], (waiting,)).get == 0:
-                    connection.execute(
-                        sql["release_group"], {"group_no": waiting, "now_ns": now_ns}
-                    ).fetchall()
-        if parent_no is None or connection.execute(sql["settle_child"], (1, parent_no)).get != 0:
+        if value(connection, "settle_in_group", (1, group_no)) == 0:
+            for (waiting,) in run(connection, "groups_waiting_for", (group_no,)):
+                if value(connection, "settle_dependency", (waiting,)) == 0:
+                    connection.execute(sql["release_group"], {"group_no": waiting, "now_ns": now_ns}).fetchall()
+        if parent_no is None or value(connection, "settle_child", (1, parent_no)) != 0:
             return
-        _, _, parent_no, group_no = connection.execute(sql["task_to_settle"], (parent_no,)).fetchall()[0]
+        _, _, parent_no, group_no = run(connection, "task_to_settle", (parent_no,))[0]

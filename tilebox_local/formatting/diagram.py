@@ -207,9 +207,7 @@ def _header(
     x = _MARGIN
     counts = Counter(node.state for node in nodes)
     entries: list[tuple[str, Callable[[float, float], str]]] = [
-        (f"{counts[state]} {style.label}", _swatch(style))
-        for state, style in STATE_STYLES.items()
-        if counts[state]
+        (f"{counts[state]} {style.label}", _swatch(style)) for state, style in STATE_STYLES.items() if counts[state]
     ]
     keys = {node.key for node in nodes}
     if any(node.parent in keys for node in nodes):

@@ -87,9 +87,7 @@ def arrange(
     return root, loose
 
 
-def _ancestry(
-    keys: Iterable[int], parents: Mapping[int, int | None]
-) -> tuple[dict[int, list[int]], list[LooseEdge]]:
+def _ancestry(keys: Iterable[int], parents: Mapping[int, int | None]) -> tuple[dict[int, list[int]], list[LooseEdge]]:
     """Path from the root to each task (inclusive), and the parent edges that closed a cycle."""
     known = set(keys)
     paths: dict[int, list[int]] = {}

@@ -175,9 +175,7 @@ def _stack(block: Block, rows: list[list[Block]], links: list[Link]) -> tuple[fl
         dashed = [link for link in here if link.dashed]
         order = lanes([link.span(index) for link in dashed])
         last = max(order, default=-1)
-        for (
-            link
-        ) in here:  # a block's own line runs closest to its subtasks: it crosses no line that ends above it
+        for link in here:  # a block's own line runs closest to its subtasks: it crosses no line that ends above it
             lane = order[dashed.index(link)] if link.dashed else last + 1
             last = max(last, lane)
             tracks[link][index] = at + _PAD_OUT + lane * _LANE

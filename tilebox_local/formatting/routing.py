@@ -30,18 +30,14 @@ class Point(NamedTuple):
 class Wire(NamedTuple):
     """A piece of a line."""
 
-    path: tuple[
-        Point, ...
-    ]  #: 2 points: straight; 3: with a rounded corner; 4 and curved: a cubic Bézier curve
+    path: tuple[Point, ...]  #: 2 points: straight; 3: with a rounded corner; 4 and curved: a cubic Bézier curve
     dashed: bool = False
     arrow: bool = False  #: arrow head at the last point
     curved: bool = False
 
     def moved(self, breadth: float, depth: float) -> Wire:
         """The same piece elsewhere."""
-        return self._replace(
-            path=tuple(Point(point.breadth + breadth, point.depth + depth) for point in self.path)
-        )
+        return self._replace(path=tuple(Point(point.breadth + breadth, point.depth + depth) for point in self.path))
 
 
 @dataclass(slots=True, eq=False)

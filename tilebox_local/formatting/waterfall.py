@@ -77,9 +77,7 @@ class _Style(NamedTuple):
             return visible(text)
         if text.isascii() and text.isprintable():
             return text
-        return "".join(
-            char if " " <= char <= "~" else char.encode("unicode_escape").decode() for char in text
-        )
+        return "".join(char if " " <= char <= "~" else char.encode("unicode_escape").decode() for char in text)
 
     def duration(self, ns: int) -> str:
         text = format_duration(ns)

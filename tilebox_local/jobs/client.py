@@ -8,7 +8,6 @@ from uuid import UUID
 from tilebox_local import clock, ids
 from tilebox_local.clusters.client import to_cluster_slug
 from tilebox_local.data import (
-    Cluster,
     Job,
     JobState,
     LogSeverity,
@@ -118,9 +117,7 @@ class JobClient:
         """
         job = job_or_id if isinstance(job_or_id, Job) else self.find(job_or_id)
         with start_job_span(self._tracer, job, "retry_job") as span:
-            rescheduled = self._store.transact(
-                lambda connection: engine.retry_job(connection, job.id, clock.wall_ns())
-            )
+            rescheduled = self._store.transact(lambda connection: engine.retry_job(connection, job.id, clock.wall_ns()))
             span.add_event("retried_succeeded", {"num_tasks_rescheduled": rescheduled})
         return rescheduled
 
@@ -191,20 +188,14 @@ class JobClient:
             NotFoundError, and ArgumentError (a ValueError) for an unknown level or what is no id.
         """
         try:
-            severities = [
-                LogSeverity[one.upper()] if isinstance(one, str) else one for one in _as_list(level)
-            ]
+            severities = [LogSeverity[one.upper()] if isinstance(one, str) else one for one in _as_list(level)]
         except KeyError as error:
             raise ArgumentError(f"Invalid log severity level: {error.args[0].lower()}") from None
         task = None if task_id is None else _to_uuid(task_id, "task")
         self._store.flush()
-        return telemetry_queries.query_logs(
-            self._store, _to_uuid(job_id, "job"), task_id=task, severities=severities
-        )
+        return telemetry_queries.query_logs(self._store, _to_uuid(job_id, "job"), task_id=task, severities=severities)
 
-    def query_spans(
-        self, job_id: JobIDLike, *, task_id: UUID | str | None = None, include_open: bool = False
-    ) -> Spans:
+    def query_spans(self, job_id: JobIDLike, *, task_id: UUID | str | None = None, include_open: bool = False) -> Spans:
         """Spans of a job, ascending by start time.
 
         Args:
@@ -221,9 +212,7 @@ class JobClient:
             self._store, _to_uuid(job_id, "job"), task_id=task, include_open=include_open
         )
 
-    def visualize(
-        self, job: JobIDLike, direction: str = "down", layout: str = "dagre", sketchy: bool = True
-    ) -> str:
+    def visualize(self, job: JobIDLike, direction: str = "down", layout: str = "dagre", sketchy: bool = True) -> str:
         """The tasks of a job as an SVG diagram, coloured by state; for jobs of up to 200 tasks.
 
         Raises NotFoundError, and ArgumentError for too many tasks or an unknown direction or layout.
@@ -232,9 +221,7 @@ class JobClient:
         nodes = job_queries.task_nodes(self._store, found.id)
         return render_task_graph(nodes, title=found.name, direction=direction, layout=layout, sketchy=sketchy)
 
-    def display(
-        self, job_id: JobIDLike, direction: str = "down", layout: str = "dagre", sketchy: bool = True
-    ) -> None:
+    def display(self, job_id: JobIDLike, direction: str = "down", layout: str = "dagre", sketchy: bool = True) -> None:
         """Show `visualize` in a notebook. Raises RuntimeError outside of IPython."""
         try:
             from IPython.display import HTML, display

@@ -72,9 +72,7 @@ class StructuredLogger:
     ) -> None:
         if self._logger.isEnabledFor(level):
             merged = {**self._attributes, **attributes}
-            self._logger.log(
-                level, message, *args, exc_info=exc_info, extra={ATTRIBUTES: merged}, stacklevel=3
-            )
+            self._logger.log(level, message, *args, exc_info=exc_info, extra={ATTRIBUTES: merged}, stacklevel=3)
 
 
 def internal_log_level() -> int:

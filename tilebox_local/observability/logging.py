@@ -79,9 +79,7 @@ class StoreHandler(logging.Handler):
             _append(record, writer, found[1], None)
 
 
-def _append(
-    record: logging.LogRecord, writer: Writer, resource: Reference, span: RecordingSpan | None
-) -> None:
+def _append(record: logging.LogRecord, writer: Writer, resource: Reference, span: RecordingSpan | None) -> None:
     given = getattr(record, ATTRIBUTES, None)
     attributes = _normalized(given) if given else {}
     task_no = None if span is None else span.task_no
@@ -141,7 +139,7 @@ _is_console_configured = False
 
 def initialize_logging(writer: Writer, resource: Reference) -> None:
     """Start to store log records, and to print them unless a console is configured. Called for every runner."""
-    global _first_runner  # noqa: PLW0603 -- logging is one per process
+    global _first_runner
     with _lock:
         root = logging.getLogger()
         if _handler not in root.handlers:
@@ -202,7 +200,7 @@ def configure_console_logging(
         reconfigure: Replace earlier consoles; False adds one.
         enabled: False removes all consoles, also the one that a runner would add.
     """
-    global _is_console_configured  # noqa: PLW0603 -- logging is one per process
+    global _is_console_configured
     with _lock:
         _is_console_configured = True
         if reconfigure or not enabled:
@@ -229,7 +227,7 @@ def get_logger(name: str | None = None, level: int = logging.NOTSET) -> logging.
 
 def configure_otel_logging(
     service: Any = None,
-    level: int = logging.DEBUG,
+    level: int = logging.DEBUG,  # noqa: ARG001 -- the official signature
     endpoint: str | None = None,
     headers: dict[str, str] | None = None,
     export_interval: timedelta | None = None,
@@ -241,7 +239,10 @@ def configure_otel_logging(
 
 
 def configure_otel_logging_axiom(
-    service: Any = None, level: int = logging.DEBUG, dataset: str | None = None, api_key: str | None = None
+    service: Any = None,
+    level: int = logging.DEBUG,  # noqa: ARG001 -- the official signature
+    dataset: str | None = None,
+    api_key: str | None = None,
 ) -> None:
     """Not available yet: raises NotImplementedError."""
     from tilebox_local.observability.tracing import configure_otel_tracing_axiom

@@ -94,6 +94,13 @@ class RecordingSpan(otel_trace.Span):
     dropped_attributes = 0
     dropped_events = 0
 
+    scope: TraceScope
+    span_id: int  # 63 bits
+    parent_id: int | None  # signed
+    start_ns: int
+    monotonic_start_ns: int
+    task_no: int | None
+
     def __init__(self, writer: Writer, resource: Reference, name: str) -> None:
         self.writer = writer
         self.resource = resource
@@ -148,8 +155,8 @@ class RecordingSpan(otel_trace.Span):
 
     def _follow(self, parent: RecordingSpan) -> None:
         self.scope = parent.scope
-        self.parent_id: int | None = parent.span_id
-        self.task_no: int | None = parent.task_no
+        self.parent_id = parent.span_id
+        self.task_no = parent.task_no
         inherited = parent.attributes.get("task_id") if parent.attributes else None
         if type(inherited) is str:
             self.set_attribute("task_id", inherited)
@@ -160,9 +167,7 @@ class RecordingSpan(otel_trace.Span):
             self.scope = TraceScope(new_trace_id(), _NEW_TRACE_FLAGS)
             self.parent_id = None
             return
-        self.scope = TraceScope(
-            parent.trace_id, int(parent.trace_flags), parent_span_id=signed64(parent.span_id)
-        )
+        self.scope = TraceScope(parent.trace_id, int(parent.trace_flags), parent_span_id=signed64(parent.span_id))
         self.parent_id = signed64(parent.span_id)
         if parent.trace_state:
             self.trace_state = parent.trace_state.to_header()
@@ -236,9 +241,7 @@ class RecordingSpan(otel_trace.Span):
         for key, value in attributes.items():
             self.set_attribute(key, value)
 
-    def add_event(
-        self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None
-    ) -> None:
+    def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
         """Add an event at `timestamp` (integer UTC ns, default now). The oldest of more than 128 is dropped."""
         if self.duration_ns is not None:
             self._warn_ended("event", name)
@@ -249,9 +252,7 @@ class RecordingSpan(otel_trace.Span):
             del self.events[0]
             self.dropped_events += 1
         self.has_details = True
-        self.events.append(
-            (name, time_ns() if timestamp is None else timestamp, capture_attributes(attributes))
-        )
+        self.events.append((name, time_ns() if timestamp is None else timestamp, capture_attributes(attributes)))
 
     def add_link(self, context: otel_trace.SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
         """Link another span, of this or another trace."""
@@ -268,9 +269,7 @@ class RecordingSpan(otel_trace.Span):
             return
         self.name = name
 
-    def set_status(
-        self, status: otel_trace.Status | otel_trace.StatusCode, description: str | None = None
-    ) -> None:
+    def set_status(self, status: otel_trace.Status | otel_trace.StatusCode, description: str | None = None) -> None:
         """Set the status. OK is final, and UNSET is ignored (OpenTelemetry specification, Set Status)."""
         if self.duration_ns is not None:
             self._warn_ended("status", "")
@@ -370,9 +369,9 @@ class CurrentSpan(RecordingSpan):
     ends_on_exit = True
     _unsampled = False
 
-    def __enter__(self) -> otel_trace.Span:  # type: ignore[override]
+    def __enter__(self) -> otel_trace.Span:
         context = _get_context()
-        parent = (context if self.parent_context is None else self.parent_context).get(_SPAN_KEY)
+        parent: Any = (context if self.parent_context is None else self.parent_context).get(_SPAN_KEY)
         if type(parent) is CurrentSpan and parent.writer is self.writer and self.start_time is None:
             # The fast way: all of start() for a child of one of our own spans.
             self.span_id = new_span_id()
@@ -393,7 +392,7 @@ class CurrentSpan(RecordingSpan):
         if is_unsampled(parent):
             self._unsampled = True
             span = unsampled_child(parent)
-            self._token = _attach(otel_trace.set_span_in_context(span, context))
+            self._token: Token[Context] = _attach(otel_trace.set_span_in_context(span, context))
             return span
         self._enter(context)
         self.start(parent, self.start_time)
@@ -411,7 +410,7 @@ class CurrentSpan(RecordingSpan):
     def _enter(self, context: Context) -> None:
         own = Context(context)
         _set_item(own, _SPAN_KEY, self)
-        self._token: Token[Context] | None = _attach(own)
+        self._token = _attach(own)
 
     def __exit__(
         self,
@@ -419,8 +418,8 @@ class CurrentSpan(RecordingSpan):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        token, self._token = self._token, None
-        _detach(token)  # type: ignore[arg-type]
+        _detach(self._token)
+        del self._token  # it holds the outer context, which must not live until the span is written
         if self._unsampled:
             return
         if exc_val is not None:
@@ -461,9 +460,7 @@ def unsampled_child(parent: otel_trace.Span | None) -> otel_trace.Span:
     """A span that records nothing but passes the trace on."""
     context = (parent or otel_trace.INVALID_SPAN).get_span_context()
     return otel_trace.NonRecordingSpan(
-        otel_trace.SpanContext(
-            context.trace_id, new_span_id(), is_remote=False, trace_flags=context.trace_flags
-        )
+        otel_trace.SpanContext(context.trace_id, new_span_id(), is_remote=False, trace_flags=context.trace_flags)
     )
 
 

@@ -73,10 +73,10 @@ class WorkflowTracer:
         span = CurrentSpan(self._writer, self._resource, name)
         if args or kwargs:
             _configure_current_span(span, *args, **kwargs)
-        return span  # type: ignore[return-value]
+        return span
 
     def current_span(self) -> otel_trace.Span:
-        """The current span of this thread or asyncio task; the invalid span, which records nothing, if there is none."""
+        """The current span of this thread or asyncio task; the invalid span, which records nothing, if none is."""
         return otel_trace.get_current_span()
 
 
@@ -165,7 +165,7 @@ class LocalTracer(otel_trace.Tracer):
             end_on_exit,
         )
         span.describe(_INTERNAL, None, None, self._scope)
-        return span  # type: ignore[return-value]
+        return span
 
 
 class LocalTracerProvider(otel_trace.TracerProvider):
@@ -235,8 +235,6 @@ def configure_otel_tracing(
     raise NotImplementedError(_NOT_YET.format(endpoint or "OpenTelemetry"))
 
 
-def configure_otel_tracing_axiom(
-    service: Any = None, dataset: str | None = None, api_key: str | None = None
-) -> None:
+def configure_otel_tracing_axiom(service: Any = None, dataset: str | None = None, api_key: str | None = None) -> None:
     """Not available yet: raises NotImplementedError."""
     raise NotImplementedError(_NOT_YET.format("Axiom"))

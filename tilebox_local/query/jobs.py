@@ -8,7 +8,7 @@ from uuid import UUID
 
 import orjson
 
-from tilebox_local.catalog import sql
+from tilebox_local.catalog import run, value
 from tilebox_local.clock import datetime_to_ns, ns_to_datetime, ns_to_timedelta
 from tilebox_local.data import Cluster, ExecutionStats, JobState, ProgressIndicator, TaskState
 from tilebox_local.engine.clusters import DEFAULT_CLUSTER_SLUG
@@ -39,10 +39,10 @@ _FIRST_ID, _LAST_ID = UUID(int=0), UUID(int=(1 << 128) - 1)
 def find_job(store: Store, job_id: UUID) -> RichDisplayJob:
     """The job as it is now. Raises NotFoundError."""
     with store.snapshot() as connection:
-        rows = connection.execute(sql["job"], (job_id.bytes,)).fetchall()
+        rows = run(connection, "job", (job_id.bytes,))
         if not rows:
             raise NotFoundError("job", job_id, hint="List the jobs of this store with client.jobs().query().")
-        progress = connection.execute(sql["progress_of_job"], (rows[0][0],)).fetchall()
+        progress = run(connection, "progress_of_job", (rows[0][0],))
     return _job(rows[0], progress)
 
 
@@ -51,7 +51,7 @@ def query_jobs(store: Store, filters: QueryFilters) -> list[RichDisplayJob]:
     if filters.automation_ids:
         return []  # no job here was made by an automation
     with store.snapshot() as connection:
-        rows = connection.execute(sql["query_jobs"], _parameters(filters)).fetchall()
+        rows = run(connection, "query_jobs", _parameters(filters))
         progress = _progress_by_job(connection, [row[0] for row in rows])
     return [_job(row, progress[row[0]]) for row in rows]
 
@@ -61,14 +61,10 @@ def _parameters(filters: QueryFilters) -> dict[str, Any]:
     if filters.time_interval is not None:
         first_ns = datetime_to_ns(filters.time_interval.start) + filters.time_interval.start_exclusive
         # datetimes stop at microseconds: an inclusive end covers all of its last microsecond
-        last_ns = datetime_to_ns(filters.time_interval.end) + (
-            999 if filters.time_interval.end_inclusive else -1
-        )
+        last_ns = datetime_to_ns(filters.time_interval.end) + (999 if filters.time_interval.end_inclusive else -1)
     first_id, last_id = _FIRST_ID, _LAST_ID
     if filters.id_interval is not None:
-        first_id = UUID(
-            int=min(filters.id_interval.start_id.int + filters.id_interval.start_exclusive, _LAST_ID.int)
-        )
+        first_id = UUID(int=min(filters.id_interval.start_id.int + filters.id_interval.start_exclusive, _LAST_ID.int))
         last_id = UUID(int=max(filters.id_interval.end_id.int - (not filters.id_interval.end_inclusive), 0))
     return {
         "first_ns": first_ns,
@@ -93,12 +89,10 @@ def _fuzzy_pattern(name: str) -> str:
     return "%" + "".join(("\\" + char if char in "%_\\" else char) + "%" for char in name)
 
 
-def _progress_by_job(
-    connection: apsw.Connection, job_nos: list[int]
-) -> dict[int, list[tuple[str, int, int]]]:
+def _progress_by_job(connection: apsw.Connection, job_nos: list[int]) -> dict[int, list[tuple[str, int, int]]]:
     found: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
     if job_nos:
-        rows = connection.execute(sql["progress_of_jobs"], (orjson.dumps(job_nos).decode(),)).fetchall()
+        rows = run(connection, "progress_of_jobs", (orjson.dumps(job_nos).decode(),))
         for job_no, label, total, done in rows:
             found[job_no].append((label, total, done))
     return found
@@ -132,17 +126,15 @@ def _job(row: tuple[Any, ...], progress: list[tuple[str, int, int]]) -> RichDisp
 def list_clusters(store: Store) -> list[Cluster]:
     """All clusters, the default one first."""
     with store.read() as connection:
-        return [_cluster(row) for row in connection.execute(sql["clusters"]).fetchall()]
+        return [_cluster(row) for row in run(connection, "clusters")]
 
 
 def find_cluster(store: Store, slug: str) -> Cluster:
     """The cluster with this slug; "" is the default one. Raises NotFoundError."""
     with store.read() as connection:
-        rows = connection.execute(sql["cluster"], (slug or DEFAULT_CLUSTER_SLUG,)).fetchall()
+        rows = run(connection, "cluster", (slug or DEFAULT_CLUSTER_SLUG,))
     if not rows:
-        hint = (
-            "Create it with client.clusters().create(name, slug=...), or list those that exist with .all()."
-        )
+        hint = "Create it with client.clusters().create(name, slug=...), or list those that exist with .all()."
         raise NotFoundError("cluster", slug, hint=hint)
     return _cluster(rows[0])
 
@@ -161,9 +153,9 @@ def task_nodes(store: Store, job_id: UUID) -> list[TaskNode]:
             f"Query its spans, or the view `tasks`, instead."
         )
     with store.snapshot() as connection:
-        job_no = connection.execute(sql["find_job_no"], (job_id.bytes,)).get
-        rows = connection.execute(sql["tasks_of_job"], (job_no,)).fetchall()
-        edges = connection.execute(sql["group_dependencies_of_job"], (job_no,)).fetchall()
+        job_no = value(connection, "find_job_no", (job_id.bytes,))
+        rows = run(connection, "tasks_of_job", (job_no,))
+        edges = run(connection, "group_dependencies_of_job", (job_no,))
     members: dict[int, list[int]] = defaultdict(list)
     for task_no, _, _, _, _, group_no in rows:
         members[group_no].append(task_no)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import orjson
 
-from tilebox_local.catalog import sql
+from tilebox_local.catalog import run, value
 from tilebox_local.clock import ns_to_datetime
 from tilebox_local.data import LogSeverity
 from tilebox_local.errors import NotFoundError
@@ -47,7 +47,7 @@ def query_spans(store: Store, job_id: UUID, *, task_id: UUID | None, include_ope
             "task_no": _task_no(connection, task_id),
             "include_open": include_open,
         }
-        rows = connection.execute(sql["spans_of_trace"], parameters).fetchall()
+        rows = run(connection, "spans_of_trace", parameters)
         events = _events(connection, trace_no, trace_id)
         resources = _resources(connection)
     if not rows:
@@ -68,12 +68,10 @@ def query_spans(store: Store, job_id: UUID, *, task_id: UUID | None, include_ope
         "runner_attributes": [resources[number] for number in resource_nos],
         "events": [events.get(span_id, []) for span_id in span_ids] if events else [[] for _ in span_ids],
     }
-    return Spans._from_columns(columns, len(rows), make_spans)  # type: ignore[no-any-return]  # noqa: SLF001
+    return Spans._from_columns(columns, len(rows), make_spans)  # type: ignore[no-any-return]
 
 
-def query_logs(
-    store: Store, job_id: UUID, *, task_id: UUID | None, severities: Sequence[LogSeverity]
-) -> LogRecords:
+def query_logs(store: Store, job_id: UUID, *, task_id: UUID | None, severities: Sequence[LogSeverity]) -> LogRecords:
     """Log records of a job (of one task, of some severities) ascending by time. Raises NotFoundError."""
     numbers = [number for severity in severities for number in _SEVERITY_NUMBERS[severity]]
     with store.snapshot() as connection:
@@ -83,13 +81,11 @@ def query_logs(
             "task_no": _task_no(connection, task_id),
             "severities": orjson.dumps(numbers).decode() if numbers else None,
         }
-        rows = connection.execute(sql["logs_of_trace"], parameters).fetchall()
+        rows = run(connection, "logs_of_trace", parameters)
         resources = _resources(connection)
     if not rows:
         return LogRecords()
-    times, severity_numbers, texts, bodies, spans, attributes, task_ids, resource_nos = zip(
-        *rows, strict=True
-    )
+    times, severity_numbers, texts, bodies, spans, attributes, task_ids, resource_nos = zip(*rows, strict=True)
     span_ids = [None if span_id is None else _hex16(span_id) for span_id in spans]
     dicts = _attribute_dicts(attributes, task_ids)
     for found, span_id in zip(dicts, span_ids, strict=True):
@@ -105,11 +101,11 @@ def query_logs(
         "attributes": dicts,
         "runner_attributes": [resources[number] for number in resource_nos],
     }
-    return LogRecords._from_columns(columns, len(rows), make_log_records)  # type: ignore[no-any-return]  # noqa: SLF001
+    return LogRecords._from_columns(columns, len(rows), make_log_records)  # type: ignore[no-any-return]
 
 
 def _trace_of_job(connection: apsw.Connection, job_id: UUID) -> tuple[int, str]:
-    rows = connection.execute(sql["trace_of_job"], (job_id.bytes,)).fetchall()
+    rows = run(connection, "trace_of_job", (job_id.bytes,))
     if not rows:
         raise NotFoundError("job", job_id, hint="List the jobs of this store with client.jobs().query().")
     return rows[0][0], rows[0][1].hex()
@@ -118,27 +114,23 @@ def _trace_of_job(connection: apsw.Connection, job_id: UUID) -> tuple[int, str]:
 def _task_no(connection: apsw.Connection, task_id: UUID | None) -> int | None:
     if task_id is None:
         return None
-    number: int | None = connection.execute(sql["find_task_no"], (task_id.bytes,)).get
+    number: int | None = value(connection, "find_task_no", (task_id.bytes,))
     if number is None:
         raise NotFoundError("task", task_id)
     return number
 
 
 def _resources(connection: apsw.Connection) -> dict[int, dict[str, Any]]:
-    rows = connection.execute(sql["resources"]).fetchall()
+    rows = run(connection, "resources")
     return {number: decode_attributes(text) for number, text in rows}
 
 
 def _events(connection: apsw.Connection, trace_no: int, trace_id: str) -> dict[int, list[dict[str, Any]]]:
     """Events per (signed) span id, ascending by time; log records of a span are its events log.message."""
     found: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for span_id, time_ns, name, attributes in connection.execute(
-        sql["events_of_trace"], (trace_no,)
-    ).fetchall():
+    for span_id, time_ns, name, attributes in run(connection, "events_of_trace", (trace_no,)):
         found[span_id].append({"time": time_ns, "name": name, "attributes": decode_attributes(attributes)})
-    for span_id, time_ns, severity, body, text, task_id in connection.execute(
-        sql["log_events_of_trace"], (trace_no,)
-    ).fetchall():
+    for span_id, time_ns, severity, body, text, task_id in run(connection, "log_events_of_trace", (trace_no,)):
         level = _PYTHON_LEVELS.get(severity, severity)
         attributes = {"time": _iso_microseconds(time_ns), "body": body, "level": level}
         own = decode_attributes(text)

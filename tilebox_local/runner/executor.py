@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from tilebox_local.cache import JobCache
     from tilebox_local.data import TaskSubmissions
-    from tilebox_local.engine.tasks import ClaimedTask
+    from tilebox_local.engine.tasks import ClaimedJob, ClaimedTask
     from tilebox_local.storage.rows import Reference
     from tilebox_local.storage.writer import Writer
 
@@ -57,14 +57,14 @@ _SAMPLED = 0x01
 _NO_STATS = ExecutionStats(None, None, timedelta(0), timedelta(0), 0.0, 0, {})
 
 
-def to_task(claimed: ClaimedTask, identifier: TaskIdentifier, lease: TaskLease) -> Task:
+def to_task(claimed: ClaimedTask, claimed_job: ClaimedJob, identifier: TaskIdentifier, lease: TaskLease) -> Task:
     """A claimed task as user code sees it. Its job has id, name, trace_parent and submitted_at only."""
     job = Job(
-        id=UUID(bytes=claimed.job_id),
-        name=claimed.job_name,
-        trace_parent=claimed.trace_parent,
+        id=UUID(bytes=claimed_job.job_id),
+        name=claimed_job.name,
+        trace_parent=claimed_job.trace_parent,
         state=JobState.UNSPECIFIED,
-        submitted_at=ns_to_datetime(claimed.submitted_ns),
+        submitted_at=ns_to_datetime(claimed_job.submitted_ns),
         progress=[],
         execution_stats=_NO_STATS,
     )
@@ -75,7 +75,6 @@ def to_task(claimed: ClaimedTask, identifier: TaskIdentifier, lease: TaskLease) 
         input=claimed.input,
         display=claimed.display,
         job=job,
-        parent_id=None if claimed.parent_id is None else UUID(bytes=claimed.parent_id),
         lease=lease,
         retry_count=claimed.retry_count,
     )
@@ -94,38 +93,37 @@ class TaskExecutor:
     cluster_slug: str
     check_cluster: Callable[[str], object]
 
-    def execute(self, claimed: ClaimedTask, task: Task, task_class: type[Any]) -> ComputedTask | FailedTask:
+    def execute(
+        self, task: Task, task_class: type[Any], *, task_no: int, trace_no: int | None
+    ) -> ComputedTask | FailedTask:
         """Run `task_class.execute` once, inside the span `task/<Class>`.
 
         Exceptions become a FailedTask. SystemExit and KeyboardInterrupt pass through, after the span has ended.
         """
         assert task.job is not None  # noqa: S101 -- to_task always sets it
         context = ExecutionContext(self, task, self.cache.group(str(task.job.id)))
-        parent = parse_trace_parent(claimed.trace_parent)
+        parent = parse_trace_parent(task.job.trace_parent)
         name = f"task/{task_class.__name__}"
-        if parent is None or not parent[2] & _SAMPLED or claimed.trace_no is None:
+        if parent is None or not parent[2] & _SAMPLED or trace_no is None:
             # No place in a recorded trace: an unsampled job records nothing, a malformed one starts a new trace.
             with start_job_span(self.tracer, task.job, name) as foreign:
                 return self._run(context, task, task_class, foreign)
         trace_id, root_span_id, flags = parent
         span = CurrentSpan(self.writer, self.resource, name)
-        span.attributes = {
-            "identifier.name": task.identifier.name,
-            "identifier.version": task.identifier.version,
-        }
-        self.writer.task_ids[claimed.task_no] = str(task.id)
-        span.enter_task(TraceScope(trace_id, flags, trace_no=claimed.trace_no), root_span_id, claimed.task_no)
+        span.attributes = {"identifier.name": task.identifier.name, "identifier.version": task.identifier.version}
+        self.writer.task_ids[task_no] = str(task.id)
+        span.enter_task(TraceScope(trace_id, flags, trace_no=trace_no), root_span_id, task_no)
         try:
             return self._run(context, task, task_class, span)
         finally:
             span.__exit__(None, None, None)
-            self.writer.task_ids.pop(claimed.task_no, None)
+            self.writer.task_ids.pop(task_no, None)
 
     def _run(
         self, context: ExecutionContext, task: Task, task_class: type[Any], span: Span
     ) -> ComputedTask | FailedTask:
         try:
-            instance = task_class._deserialize(task.input, self.runner_context)  # noqa: SLF001 -- Task's protocol
+            instance = task_class._deserialize(task.input, self.runner_context)
             _call(instance, context)
             return ComputedTask(task.id, task.display, context.submissions(), context.reported_progress())
         except Exception as error:  # noqa: BLE001 -- user code may raise anything; it becomes the task's failure
@@ -175,29 +173,26 @@ class ExecutionContext(ExecutionContextBase):
         optional: bool = False,
     ) -> FutureTask:
         """Submit a task that runs after this one. See `tilebox_local.task.ExecutionContext`."""
+        return self._append(task, self._dependencies(depends_on), cluster, max_retries, optional)
+
+    def _dependencies(self, depends_on: FutureTask | list[FutureTask] | None) -> list[int]:
         if depends_on is None:
-            dependencies: list[FutureTask] = []
-        elif isinstance(depends_on, list):
-            dependencies = depends_on
-        elif isinstance(depends_on, FutureTask):
-            dependencies = [depends_on]
-        else:
-            raise TypeError(
-                f"Invalid dependency. Expected FutureTask or list[FutureTask], got {type(depends_on)}"
-            )
-        for dependency in dependencies:
+            return []
+        if isinstance(depends_on, FutureTask):
+            depends_on = [depends_on]
+        elif not isinstance(depends_on, list):
+            raise TypeError(f"Invalid dependency. Expected FutureTask or list[FutureTask], got {type(depends_on)}")
+        for dependency in depends_on:
             if not isinstance(dependency, FutureTask):
                 raise TypeError(f"Invalid dependency. Expected FutureTask, got {type(dependency)}")
             if dependency.index >= len(self._subtasks):
                 raise ArgumentError(f"Dependent task {dependency.index} does not exist")
-        future = FutureTask(
-            index=len(self._subtasks),
-            task=task,
-            depends_on=[dependency.index for dependency in dependencies],
-            cluster=cluster,
-            max_retries=max_retries,
-            optional=optional,
-        )
+        return [dependency.index for dependency in depends_on]
+
+    def _append(
+        self, task: Any, dependencies: list[int], cluster: str | None, max_retries: int, optional: bool
+    ) -> FutureTask:
+        future = FutureTask(len(self._subtasks), task, dependencies, cluster, max_retries, optional)
         self._subtasks.append(future)
         return future
 
@@ -210,15 +205,12 @@ class ExecutionContext(ExecutionContextBase):
         optional: bool = False,
     ) -> list[FutureTask]:
         """Submit several tasks with the same options, in this order."""
-        return [self.submit_subtask(task, depends_on, cluster, max_retries, optional) for task in tasks]
+        shared = self._dependencies(depends_on)
+        return [self._append(task, shared, cluster, max_retries, optional) for task in tasks]
 
-    def submit_batch(
-        self, tasks: Sequence[Any], cluster: str | None = None, max_retries: int = 0
-    ) -> list[FutureTask]:
+    def submit_batch(self, tasks: Sequence[Any], cluster: str | None = None, max_retries: int = 0) -> list[FutureTask]:
         """Deprecated: `submit_subtasks`."""
-        warnings.warn(
-            "submit_batch is deprecated, use submit_subtasks instead.", DeprecationWarning, stacklevel=2
-        )
+        warnings.warn("submit_batch is deprecated, use submit_subtasks instead.", DeprecationWarning, stacklevel=2)
         return self.submit_subtasks(tasks, cluster=cluster, max_retries=max_retries)
 
     def progress(self, label: str | None = None) -> ProgressUpdate:
@@ -227,9 +219,7 @@ class ExecutionContext(ExecutionContextBase):
         found = self._progress.get(label)
         if found is None:
             if len(self._progress) > _MAX_PROGRESS_INDICATORS:
-                raise ArgumentError(
-                    f"Cannot create more than {_MAX_PROGRESS_INDICATORS} progress indicators per task."
-                )
+                raise ArgumentError(f"Cannot create more than {_MAX_PROGRESS_INDICATORS} progress indicators per task.")
             found = self._progress[label] = ProgressUpdate(label)
         return found
 
@@ -251,9 +241,7 @@ class ExecutionContext(ExecutionContextBase):
     def submissions(self) -> TaskSubmissions | None:
         """The subtasks, checked: errors belong to this task, which submitted them."""
         executor = self._executor
-        merged = merge_future_tasks_to_submissions(
-            self._subtasks, "" if executor is None else executor.cluster_slug
-        )
+        merged = merge_future_tasks_to_submissions(self._subtasks, "" if executor is None else executor.cluster_slug)
         if merged is not None:
             validate_submissions(merged)
             if executor is not None:
@@ -264,7 +252,4 @@ class ExecutionContext(ExecutionContextBase):
 
     def reported_progress(self) -> list[ProgressIndicator]:
         """Progress as of now, one indicator per label."""
-        return [
-            ProgressIndicator(label, update._total, update._done)  # noqa: SLF001 -- its API has no reader
-            for label, update in self._progress.items()
-        ]
+        return [ProgressIndicator(label, update._total, update._done) for label, update in self._progress.items()]

@@ -88,4 +88,4 @@ class Runner:
 
         Raises NotFoundError for an unknown cluster.
         """
-        return client._connect_runner(self, cluster)  # noqa: SLF001 -- Client.runner is made of the same part
+        return client._connect_runner(self, cluster)

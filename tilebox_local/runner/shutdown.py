@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType, TracebackType
 
 __all__ = ["GracefulShutdown", "RunnerShutdown"]
 

@@ -12,16 +12,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tilebox_local import clock
-from tilebox_local.catalog import sql
+from tilebox_local.catalog import run, sql, value
 from tilebox_local.data import ComputedTask, FailedTask, TaskIdentifier, TaskLease, parse_version
 from tilebox_local.engine.runners import lose_tasks_of_dead_runners, register_runner
 from tilebox_local.engine.tasks import (
+    ClaimedJob,
     ClaimedTask,
     Position,
     claim_task,
     complete_task,
     extend_leases,
     fail_task,
+    job_of_task,
     runnable_identifiers,
 )
 from tilebox_local.errors import StoreError, TileboxLocalError
@@ -61,10 +63,9 @@ class TaskRunner:
         self._cluster_no = cluster_no
         self._runner_no: int | None = None
         self._identifiers: list[int] = []
-        self._identifiers_seen: tuple[int, int | None] | None = (
-            None  # registered tasks, last identifier in the store
-        )
+        self._identifiers_seen: tuple[int, int | None] | None = None  # registered tasks, last identifier in the store
         self._names: dict[int, TaskIdentifier] = {}
+        self._jobs: dict[int, ClaimedJob] = {}
         self._active: ClaimedTask | None = None
         self._looked_for_lost_at = 0
         self._seen_at = 0
@@ -131,26 +132,27 @@ class TaskRunner:
 
     def _has_claimable(self) -> bool:
         with self._store.read() as connection:
-            if connection.execute(sql["last_identifier"]).get != (self._identifiers_seen or (0, None))[1]:
+            if value(connection, "last_identifier") != (self._identifiers_seen or (0, None))[1]:
                 return True  # a new kind of task: look closer
             return any(
-                connection.execute(sql["oldest_claimable"], (self._cluster_no, identifier)).get is not None
+                value(connection, "oldest_claimable", (self._cluster_no, identifier)) is not None
                 for identifier in self._identifiers
             )
 
     def _execute(self, claimed: ClaimedTask) -> ComputedTask | FailedTask:
         identifier = self._names[claimed.identifier_no]
         task_class = self._runner.tasks_by_identifier[identifier]
-        task = to_task(claimed, identifier, TaskLease(LEASE_S, int(_EXTEND_EVERY_S)))
+        job = self._jobs[claimed.job_no]
+        task = to_task(claimed, job, identifier, TaskLease(LEASE_S, int(_EXTEND_EVERY_S)))
         self._active = claimed
         try:
-            report = self._executor.execute(claimed, task, task_class)
+            report = self._executor.execute(task, task_class, task_no=claimed.task_no, trace_no=job.trace_no)
         except BaseException:
             # An interrupt or sys.exit() in a task: it did not finish, and this runner is on its way out.
             self._give_back()
             raise
         if isinstance(report, FailedTask):
-            _log.error(f"Task {task_class.__name__} failed!", display=report.display)
+            _log.error("Task %s failed!", task_class.__name__, display=report.display)
         return report
 
     def _step(
@@ -158,14 +160,18 @@ class TaskRunner:
     ) -> ClaimedTask | None:
         """One transaction: report the task that is done, claim the next one."""
 
+        after = _position_after(done, report)
+
         def step(connection: apsw.Connection) -> tuple[bool, ClaimedTask | None]:
             is_accepted = done is None or report is None or _apply(connection, done, report)
             claimed = None
             if claims:
                 self._look_for_lost(connection, idle=False)
-                claimed = self._claim(connection, done)
+                claimed = self._claim(connection, after)
                 if claimed is None and self._look_for_lost(connection, idle=True):
-                    claimed = self._claim(connection, done)
+                    claimed = self._claim(connection, after)
+                if claimed is not None and claimed.job_no not in self._jobs:
+                    self._jobs[claimed.job_no] = job_of_task(connection, claimed.job_no)
             self._mark_seen(connection)
             return is_accepted, claimed
 
@@ -179,34 +185,33 @@ class TaskRunner:
             return self._step(done, FailedTask(_uuid_of(report), display, True, []), claims=claims)
         self._active = claimed
         if not is_accepted and done is not None:
-            _log.warning(f"The lease of task {done.display} was lost; its result is discarded.")
+            _log.warning("The lease of task %s was lost; its result is discarded.", done.display)
         return claimed
 
-    def _claim(self, connection: apsw.Connection, done: ClaimedTask | None) -> ClaimedTask | None:
+    def _claim(self, connection: apsw.Connection, after: Position | None) -> ClaimedTask | None:
         self._refresh_identifiers(connection)
         return claim_task(
             connection,
             cluster_no=self._cluster_no,
             identifiers=self._identifiers,
             runner_no=self._runner_no,
-            after=None if done is None else Position(done.job_no, done.task_no),
+            after=after,
             now_ns=clock.wall_ns(),
             lease_expires_boot_ns=clock.boot_ns() + LEASE_S * 1_000_000_000,
         )
 
     def _refresh_identifiers(self, connection: apsw.Connection) -> None:
         """Find out which identifiers of the store this runner can run, whenever either side has new ones."""
-        seen = (len(self._runner.tasks_by_identifier), connection.execute(sql["last_identifier"]).get)
+        seen = (len(self._runner.tasks_by_identifier), value(connection, "last_identifier"))
         if seen == self._identifiers_seen:
             return
         registered = [
-            (identifier.name, *parse_version(identifier.version))
-            for identifier in self._runner.tasks_by_identifier
+            (identifier.name, *parse_version(identifier.version)) for identifier in self._runner.tasks_by_identifier
         ]
         self._identifiers = runnable_identifiers(connection, registered)
         self._names = {}
         for number in self._identifiers:
-            name, major, minor = connection.execute(sql["identifier"], (number,)).fetchall()[0]
+            name, major, minor = run(connection, "identifier", (number,))[0]
             identifier = self._runner.identifier_for(name, major, minor)
             assert identifier is not None  # noqa: S101 -- runnable_identifiers uses the same rule
             self._names[number] = identifier
@@ -225,7 +230,7 @@ class TaskRunner:
         now = clock.monotonic_ns()
         if now - self._seen_at >= _SEEN_EVERY_NS:
             self._seen_at = now
-            connection.execute(sql["runner_seen"], (clock.wall_ns(), self._runner_no)).fetchall()
+            run(connection, "runner_seen", (clock.wall_ns(), self._runner_no))
 
     def _give_back(self) -> None:
         """Queue the running task again; it does not count as a retry."""
@@ -297,26 +302,36 @@ class TaskRunner:
         def extend(connection: apsw.Connection) -> None:
             expires = clock.boot_ns() + LEASE_S * 1_000_000_000
             extend_leases(connection, [(active.task_no, active.attempt)], expires)
-            connection.execute(sql["runner_seen"], (clock.wall_ns(), self._runner_no)).fetchall()
+            run(connection, "runner_seen", (clock.wall_ns(), self._runner_no))
 
         self._store.transact(extend)
 
     def _hint_unrunnable(self) -> None:
         """Say so, once each, if tasks wait that this runner has no class for."""
         with self._store.read() as connection:
-            waiting = connection.execute(sql["unrunnable_tasks"], (self._cluster_no,)).fetchall()
+            waiting = run(connection, "unrunnable_tasks", (self._cluster_no,))
         for name, major, minor in waiting:
             shown = f"{name} v{major}.{minor}"
             if shown not in self._hinted and self._runner.identifier_for(name, major, minor) is None:
                 self._hinted.add(shown)
                 self._executor.task_logger.warning(
-                    f"Tasks {shown} are queued in cluster {self._executor.cluster_slug!r}, but this runner has no class "
-                    f"for them. Register one with this name, the same major and at least this minor version."
+                    "Tasks %s are queued in cluster %r, but this runner has no class for them. Register one with this "
+                    "name, the same major and at least this minor version.",
+                    shown,
+                    self._executor.cluster_slug,
                 )
 
 
 # Runners of this process that are inside of run_all or run_forever.
 _alive_here: set[int] = set()
+
+
+def _position_after(done: ClaimedTask | None, report: ComputedTask | FailedTask | None) -> Position | None:
+    """Look below the task that is done if it has submitted anything, else beside it."""
+    if done is None:
+        return None
+    has_children = isinstance(report, ComputedTask) and report.sub_tasks is not None
+    return Position(done.job_no, done.task_no if has_children else done.parent_no)
 
 
 def _apply(connection: apsw.Connection, done: ClaimedTask, report: ComputedTask | FailedTask) -> bool:

@@ -8,6 +8,9 @@ VALUES (:job_id, :name, :trace_parent, :submitted_ns)
 ON CONFLICT (job_id) DO NOTHING
 RETURNING job_no
 
+-- name: trace_no_of_job
+SELECT trace_no FROM trace_records WHERE job_no = ?
+
 -- name: insert_group
 INSERT INTO group_records (job_no, unsettled_count, dependency_count) VALUES (?, ?, ?) RETURNING group_no
 
@@ -38,15 +41,19 @@ SELECT cluster_no FROM cluster_records WHERE slug = ? AND deleted_ns IS NULL
 
 -- name: oldest_claimable
 -- Oldest claimable task of one cluster and identifier. Uses task_records_claimable: one seek, whatever is queued.
-SELECT min(task_no) FROM task_records WHERE ready = 1 AND cluster_no = ? AND identifier_no = ?
+SELECT task_no FROM task_records WHERE ready = 1 AND cluster_no = ? AND identifier_no = ? ORDER BY task_no LIMIT 1
 
--- name: oldest_claimable_child
--- The same among the children of one task. Uses task_records_claimable_children.
-SELECT min(task_no) FROM task_records
-WHERE ready = 1 AND job_no = ? AND parent_no IS ? AND cluster_no = ? AND identifier_no = ?
+-- name: oldest_claimable_between
+-- The same among tasks that were submitted together.
+SELECT task_no FROM task_records
+WHERE ready = 1 AND cluster_no = ? AND identifier_no = ? AND task_no BETWEEN ? AND ?
+ORDER BY task_no LIMIT 1
 
--- name: parent_of
-SELECT parent_no FROM task_records WHERE task_no = ?
+-- name: children_of
+SELECT first_child_no, last_child_no, parent_no FROM task_records WHERE task_no = ?
+
+-- name: roots_of
+SELECT first_root_no, last_root_no FROM job_records WHERE job_no = ?
 
 -- name: claim_task
 -- QUEUED -> RUNNING. The attempt number is the token that a later report must show.
@@ -54,25 +61,16 @@ UPDATE task_records
    SET state = 2, ready = 0, attempt = attempt + 1, runner_no = :runner_no, started_ns = :now_ns,
        lease_expires_boot_ns = :lease_expires_boot_ns
  WHERE task_no = :task_no AND state = 1 AND ready = 1
+RETURNING task_no, attempt, task_id, identifier_no, input, display, retry_count, started_ns, parent_no, job_no
 
 -- name: mark_job_started
 UPDATE job_records SET first_started_ns = :now_ns WHERE job_no = :job_no AND first_started_ns IS NULL
 
--- name: claimed_task
--- What a runner needs to execute a task it has claimed.
-SELECT t.task_no, t.attempt, t.task_id, t.identifier_no, t.input, t.display, t.retry_count, t.started_ns,
-       p.task_id AS parent_id, t.group_no, j.job_no, j.job_id, j.name, j.trace_parent, j.submitted_ns, r.trace_no
-FROM task_records t
-JOIN job_records j ON j.job_no = t.job_no
-LEFT JOIN trace_records r ON r.job_no = t.job_no
-LEFT JOIN task_records p ON p.task_no = t.parent_no
-WHERE t.task_no = ?
-
--- name: dependencies_of_group
-SELECT t.task_id
-FROM group_dependency_records d JOIN task_records t ON t.group_no = d.depends_on_no
-WHERE d.group_no = ?
-ORDER BY t.task_no
+-- name: job_of_task
+-- What a runner needs to know of the job of a task it has claimed; none of it ever changes.
+SELECT j.job_id, j.name, j.trace_parent, j.submitted_ns,
+       (SELECT r.trace_no FROM trace_records r WHERE r.job_no = j.job_no)
+FROM job_records j WHERE j.job_no = ?
 
 -- name: task_for_report
 -- The task that a runner reports on, if the report is about its current attempt.
@@ -96,8 +94,14 @@ UPDATE job_records
        compute_duration_ns = compute_duration_ns + :run_duration_ns
  WHERE job_no = :job_no
 
--- name: add_unsettled_children
-UPDATE task_records SET unsettled_count = unsettled_count + ? WHERE task_no = ?
+-- name: adopt_children
+UPDATE task_records SET unsettled_count = ?, first_child_no = ?, last_child_no = ? WHERE task_no = ?
+
+-- name: adopt_roots
+UPDATE job_records SET first_root_no = ?, last_root_no = ? WHERE job_no = ?
+
+-- name: last_task
+SELECT max(task_no) FROM task_records
 
 -- name: task_to_settle
 SELECT state, unsettled_count, parent_no, group_no FROM task_records WHERE task_no = ?

@@ -60,10 +60,7 @@ def clean_value(value: Any, depth: int = 0) -> Any:
 
 def _clean_container(value: Any, depth: int) -> Any:
     if isinstance(value, dict):
-        cleaned = {
-            clean_text(str(key)): clean_value(item, depth + 1)
-            for key, item in list(value.items())[:_MAX_ITEMS]
-        }
+        cleaned = {clean_text(str(key)): clean_value(item, depth + 1) for key, item in list(value.items())[:_MAX_ITEMS]}
         if len(cleaned) == 1 and next(iter(cleaned)).startswith("$"):
             return {"$object": cleaned}
         return cleaned
@@ -72,7 +69,7 @@ def _clean_container(value: Any, depth: int) -> Any:
     if isinstance(value, (bool, int, float, str, bytes)):  # subclasses, e.g. IntEnum and numpy.float64
         for base in (bool, int, float, str, bytes):
             if isinstance(value, base):
-                return clean_value(base(value), depth)
+                return clean_value(base(value), depth)  # type: ignore[arg-type]
     if hasattr(value, "tolist"):  # numpy scalars and arrays
         return clean_value(value.tolist(), depth + 1)
     return clean_text(str(value))
@@ -101,9 +98,7 @@ def capture_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any] |
     if not attributes:
         return None
     try:
-        return {
-            key if type(key) is str else str(key): clean_value(value) for key, value in attributes.items()
-        }
+        return {key if type(key) is str else str(key): clean_value(value) for key, value in attributes.items()}
     except Exception as error:  # noqa: BLE001 -- odd mappings; telemetry must not raise
         return {"$invalid": f"<unreadable attributes: {type(error).__name__}>"}
 

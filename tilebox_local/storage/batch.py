@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from tilebox_local import clock
-from tilebox_local.catalog import sql
+from tilebox_local.catalog import sql, value
 from tilebox_local.storage import rows
 from tilebox_local.storage.attributes import clean_text
 
@@ -72,9 +72,7 @@ class Batch:
         if detailed:
             values = rows.full_span_values(detailed, self._scopes)
             self._insert_rows(connection, "span", "insert_full_spans", rows.FULL_SPAN_WIDTH, values)
-            self._insert_rows(
-                connection, "event", "insert_events", rows.EVENT_WIDTH, rows.event_values(detailed)
-            )
+            self._insert_rows(connection, "event", "insert_events", rows.EVENT_WIDTH, rows.event_values(detailed))
         if self.logs:
             values = rows.log_values(self.logs, self._scopes)
             self._insert_rows(connection, "log", "insert_logs", rows.LOG_WIDTH, values)
@@ -117,38 +115,34 @@ class Batch:
     def _number_trace(self, connection: apsw.Connection, scope: TraceScope) -> None:
         key = scope.trace_id.to_bytes(16, "big")
         if scope.parent_span_id is None:
-            found = connection.execute(sql["find_jobless_trace"], (key,)).get
+            found = value(connection, "find_jobless_trace", (key,))
         else:
-            found = connection.execute(
-                sql["find_trace"], {"trace_id": key, "parent_span_id": scope.parent_span_id}
-            ).get
+            found = connection.execute(sql["find_trace"], {"trace_id": key, "parent_span_id": scope.parent_span_id}).get
         if found is None:
-            found = connection.execute(sql["insert_trace"], (key, None)).get
+            found = value(connection, "insert_trace", (key, None))
         scope.trace_no = found
         self.undo.append(lambda: setattr(scope, "trace_no", None))
 
     def number_resource(self, connection: apsw.Connection, resource: Reference) -> int:
         """Row number of a resource, inserted if it is new."""
         if resource.no is None:
-            resource.no = connection.execute(sql["find_resource"], (resource.key,)).get
+            resource.no = value(connection, "find_resource", (resource.key,))
             if resource.no is None:
-                resource.no = connection.execute(sql["insert_resource"], (resource.key,)).get
+                resource.no = value(connection, "insert_resource", (resource.key,))
             self.undo.append(lambda: setattr(resource, "no", None))
-        return resource.no  # type: ignore[return-value]
+        return resource.no
 
     def _number_scope(self, connection: apsw.Connection, name: str) -> None:
         cleaned = clean_text(name)
-        number = connection.execute(sql["find_scope"], (cleaned, "")).get
+        number = value(connection, "find_scope", (cleaned, ""))
         if number is None:
-            number = connection.execute(sql["insert_scope"], (cleaned, "")).get
+            number = value(connection, "insert_scope", (cleaned, ""))
         self._scopes[name] = number
-        self.undo.append(lambda: self._scopes.pop(name, None))
+        self.undo.append(lambda: _discard(self._scopes, name))
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
-    def _insert_rows(
-        self, connection: apsw.Connection, kind: str, name: str, width: int, values: list[Any]
-    ) -> None:
+    def _insert_rows(self, connection: apsw.Connection, kind: str, name: str, width: int, values: list[Any]) -> None:
         position, end = 0, len(values)
         while position < end:
             remaining = (end - position) // width
@@ -188,6 +182,10 @@ class Batch:
             sql["insert_quarantine"], (self.writer_no, clock.wall_ns(), kind, reason, clean_text(ascii(row)))
         )
         self.new_quarantined_count += 1
+
+
+def _discard(numbers: dict[str, int], name: str) -> None:
+    numbers.pop(name, None)
 
 
 @cache

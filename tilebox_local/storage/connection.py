@@ -67,7 +67,7 @@ _ERRORS: dict[type[apsw.Error], type[StoreError]] = {
 _HINTS: dict[type[StoreError], str] = {
     StoreBusyError: "Another process holds the file locked; try again, or find it with `lsof`.",
     StoreFullError: "Free some space; everything stored before is intact and writing resumes by itself.",
-    StoreCorruptError: "Keep a copy of the file and its -wal, then recover what is readable with `sqlite3 FILE .recover`.",
+    StoreCorruptError: "Keep a copy of the file and its -wal, then save what is readable with `sqlite3 FILE .recover`.",
     NotATileboxStoreError: "Nothing was written to it; choose another path for the store.",
     StoreOpenError: "Check that the directory exists and that you may write to it.",
 }
@@ -136,6 +136,8 @@ class _BusyHandler:
 def _configure(connection: apsw.Connection, timeout_s: float) -> None:
     connection.set_busy_handler(_BusyHandler(timeout_s))  # before anything that takes a lock
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    # Without it, SQLite plans a statement anew for each value compared with a column of a partial index.
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
     connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
     connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)

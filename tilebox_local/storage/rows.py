@@ -150,9 +150,7 @@ def event_values(spans: Iterable[RecordingSpan]) -> list[Any]:
     flat: list[Any] = []
     for span in spans:
         for number, (name, time_ns, attributes) in enumerate(span.events or (), span.dropped_events):
-            flat.extend(
-                (span.scope.trace_no, time_ns, span.span_id, number, name, encode_attributes(attributes))
-            )
+            flat.extend((span.scope.trace_no, time_ns, span.span_id, number, name, encode_attributes(attributes)))
     return flat
 
 

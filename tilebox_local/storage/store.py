@@ -169,9 +169,7 @@ class Store:
         """The resource of this process under a service name (None: the default), as this store's rows refer to it."""
         reference = self._resources.get(service)
         if reference is None:
-            reference = self._resources.setdefault(
-                service, Reference(resource_key(process_resource(service)))
-            )
+            reference = self._resources.setdefault(service, Reference(resource_key(process_resource(service))))
         return reference
 
     def flush(self, timeout_s: float | None = None) -> None:
@@ -223,20 +221,18 @@ def _check_path(path: Path) -> None:
     if path.is_dir():
         raise StoreOpenError(f"{path} is a directory.", hint="Name a file in it, such as tilebox.db.")
     if not path.parent.is_dir():
-        raise StoreOpenError(
-            f"{path} cannot be created: {path.parent} does not exist.", hint="Create it first."
-        )
+        raise StoreOpenError(f"{path} cannot be created: {path.parent} does not exist.", hint="Create it first.")
 
 
 def _close_all() -> None:
     for store in list(_all_stores):
         if not store.is_closed:
             with contextlib.suppress(FlushTimeoutError):
-                store._shut_down()  # noqa: SLF001 -- same module
+                store._shut_down()
 
 
 def _after_fork_in_child() -> None:
-    global _stores_lock  # noqa: PLW0603 -- another thread of the parent may hold it for ever
+    global _stores_lock
     _stores_lock = threading.Lock()
     for store in list(_all_stores):
         store.after_fork_in_child()

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import apsw
 
 from tilebox_local import clock
-from tilebox_local.catalog import sql
+from tilebox_local.catalog import run, sql, value
 from tilebox_local.errors import FlushTimeoutError, StoreClosedError
 from tilebox_local.storage.batch import Batch
 from tilebox_local.storage.connection import set_synchronous, translate_error
@@ -188,9 +188,7 @@ class Writer:
         command = self._submit(_nothing)
         if not command.done.acquire(timeout=-1 if timeout_s is None else timeout_s):
             pending = len(self.spans) + len(self.logs) + len(self._batch)
-            raise FlushTimeoutError(
-                f"{pending} records are still queued after {timeout_s} s.", pending=pending
-            )
+            raise FlushTimeoutError(f"{pending} records are still queued after {timeout_s} s.", pending=pending)
         if command.error is not None:
             raise command.error
 
@@ -272,7 +270,7 @@ class Writer:
                 self._thread = thread
 
     def _make_room(self, queue: deque[Any]) -> None:
-        if not self._shedding:
+        if not self._is_shedding():
             deadline = time.monotonic() + _PATIENCE_S
             while time.monotonic() < deadline and not self._closed:
                 self._room.clear()
@@ -280,12 +278,15 @@ class Writer:
                     return
                 self._wakeups.put(None)
                 self._room.wait(0.1)
-                if self._shedding:
+                if self._is_shedding():
                     break
             self._shedding = True
         with contextlib.suppress(IndexError):
             queue.pop()
             self._dropped += 1
+
+    def _is_shedding(self) -> bool:
+        return self._shedding  # set by the writer thread, too
 
     # -- writer thread ------------------------------------------------------------------------------------------
 
@@ -315,9 +316,7 @@ class Writer:
             self._get_wakeup(_TICK_S)
             return
         self.idle = True
-        if not (
-            self._commands or self.spans or self.logs or self._has_unwritten_open_span() or self._stopping
-        ):
+        if not (self._commands or self.spans or self.logs or self._has_unwritten_open_span() or self._stopping):
             self._get_wakeup(_SYNC_INTERVAL_NS / 1e9 if self._unsynced else _IDLE_TIMEOUT_S)
         self.idle = False
 
@@ -388,7 +387,7 @@ class Writer:
         try:
             self._write_telemetry(connection)
             if sync_only:
-                connection.execute(sql["mark_synced"], (clock.wall_ns(),))
+                run(connection, "mark_synced", (clock.wall_ns(),))
             for command in commands:
                 _run_command(connection, command)
             connection.execute("COMMIT")
@@ -407,18 +406,16 @@ class Writer:
             return
         if self._writer_no is None:
             row = (os.getpid(), platform.node(), clock.wall_ns())
-            batch.writer_no = self._writer_no = connection.execute(sql["insert_writer"], row).get
+            batch.writer_no = self._writer_no = value(connection, "insert_writer", row)
             batch.undo.append(self._forget_writer)
         for log in batch.logs:
             if log.log_no is None:
                 self._log_count += 1
-                log.log_no = (self._writer_no << 40) + self._log_count  # type: ignore[operator]
+                log.log_no = (self._writer_no << 40) + self._log_count
         batch.insert(connection)
         dropped = self._dropped - self._dropped_reported
         if dropped or batch.new_quarantined_count:
-            connection.execute(
-                sql["count_refused"], (dropped, batch.new_quarantined_count, self._writer_no)
-            ).fetchall()
+            connection.execute(sql["count_refused"], (dropped, batch.new_quarantined_count, self._writer_no)).fetchall()
             self._dropped_reported += dropped
 
     def number_resource(self, connection: apsw.Connection, resource: Reference) -> int:
@@ -434,9 +431,7 @@ class Writer:
         self._shedding = self._shedding or len(self._batch) + len(self.spans) > self.queue_limit
         self._room.set()
         if self._failures in (1, 100):
-            _log.error(
-                "The store %s cannot be written: %s. Telemetry is kept and tried again.", self._path, error
-            )
+            _log.error("The store %s cannot be written: %s. Telemetry is kept and tried again.", self._path, error)
 
     def _finish(self) -> None:
         connection, self._connection = self._connection, None
@@ -447,7 +442,7 @@ class Writer:
                 with self._lock.held():
                     set_synchronous(connection, full=True)
                     connection.execute("BEGIN IMMEDIATE")
-                    connection.execute(sql["mark_synced"], (clock.wall_ns(),))
+                    run(connection, "mark_synced", (clock.wall_ns(),))
                     connection.execute("COMMIT")
         except apsw.Error as error:
             _log.error("The store %s could not be synced: %s", self._path, error)

@@ -83,9 +83,7 @@ class LocalReference:
     path: str
 
 
-StorageLocationReference: TypeAlias = (
-    AWSS3BucketReference | GCSBucketReference | AzureBlobReference | LocalReference
-)
+StorageLocationReference: TypeAlias = AWSS3BucketReference | GCSBucketReference | AzureBlobReference | LocalReference
 
 
 @total_ordering
