@@ -6,7 +6,6 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from tilebox_local.automations.client import AutomationClient
 from tilebox_local.cache import NoCache
 from tilebox_local.clusters.client import ClusterClient, to_cluster_slug
 from tilebox_local.data import RunnerContext
@@ -21,16 +20,17 @@ from tilebox_local.runner.executor import TaskExecutor
 from tilebox_local.runner.runner import Runner
 from tilebox_local.runner.task_runner import TaskRunner
 from tilebox_local.storage.store import open_store
-from tilebox_local.storage_locations.client import StorageLocationClient
-from tilebox_local.workflows.client import WorkflowClient
 
 if TYPE_CHECKING:
     from types import TracebackType
     from uuid import UUID
 
+    from tilebox_local.automations.client import AutomationClient
     from tilebox_local.cache import JobCache
     from tilebox_local.data import Cluster
     from tilebox_local.storage.writer import WriterStats
+    from tilebox_local.storage_locations.client import StorageLocationClient
+    from tilebox_local.workflows.client import WorkflowClient
 
 __all__ = ["Client"]
 
@@ -123,14 +123,20 @@ class Client:
 
     def workflows(self) -> WorkflowClient:
         """Workflow releases, a hosted feature: every method raises NotImplementedError."""
+        from tilebox_local.workflows.client import WorkflowClient
+
         return WorkflowClient()
 
     def automations(self) -> AutomationClient:
         """Automations, a hosted feature: every method raises NotImplementedError."""
+        from tilebox_local.automations.client import AutomationClient
+
         return AutomationClient()
 
     def storage_locations(self) -> StorageLocationClient:
         """Storage locations, a hosted feature: every method raises NotImplementedError."""
+        from tilebox_local.storage_locations.client import StorageLocationClient
+
         return StorageLocationClient()
 
     def configure_logging(self, level: Any, runner_level: int | None = None) -> None:  # noqa: ARG002

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from html import escape
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
-from xml.sax.saxutils import escape
 
 from tilebox_local.data import TaskState
 from tilebox_local.errors import ArgumentError

@@ -10,11 +10,14 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from tilebox_local.clock import datetime_to_ns
 from tilebox_local.errors import ArgumentError
 from tilebox_local.formatting.text import cell_width, cut_end, cut_middle, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tilebox_local.telemetry import Span
 
 __all__ = ["SpanRow", "format_duration", "render_waterfall"]
 
@@ -38,6 +41,20 @@ class SpanRow:
     runner: str  #: service.instance.id; "" if unknown
     is_error: bool
     message: str  #: status message, shown for errors only
+
+    @classmethod
+    def from_span(cls, span: Span) -> SpanRow:
+        """The row of a span that a query returned."""
+        return cls(
+            span_id=span.span_id,
+            parent_span_id=span.parent_span_id,
+            name=span.name,
+            start_ns=datetime_to_ns(span.start_time),
+            end_ns=None if span.end_time is None else datetime_to_ns(span.end_time),
+            runner=str(span.runner_attributes.get("service.instance.id", "")),
+            is_error=span.status_code == "STATUS_CODE_ERROR",
+            message=span.status_message,
+        )
 
 
 class _Glyphs(NamedTuple):

@@ -18,7 +18,6 @@ from tilebox_local.data import (
 from tilebox_local.engine import jobs as engine
 from tilebox_local.engine.submissions import validate_submissions
 from tilebox_local.errors import ArgumentError
-from tilebox_local.formatting.diagram import render_task_graph
 from tilebox_local.intervals import parse_temporal_extent
 from tilebox_local.observability.span import CurrentSpan
 from tilebox_local.observability.tracing import get_trace_parent_of_current_span, start_job_span
@@ -217,6 +216,8 @@ class JobClient:
 
         Raises NotFoundError, and ArgumentError for too many tasks or an unknown direction or layout.
         """
+        from tilebox_local.formatting.diagram import render_task_graph
+
         found = self.find(job)
         nodes = job_queries.task_nodes(self._store, found.id)
         return render_task_graph(nodes, title=found.name, direction=direction, layout=layout, sketchy=sketchy)

@@ -13,13 +13,13 @@ from tilebox_local.clock import datetime_to_ns, ns_to_datetime, ns_to_timedelta
 from tilebox_local.data import Cluster, ExecutionStats, JobState, ProgressIndicator, TaskState
 from tilebox_local.engine.clusters import DEFAULT_CLUSTER_SLUG
 from tilebox_local.errors import ArgumentError, NotFoundError
-from tilebox_local.formatting.diagram import MAX_DIAGRAM_TASKS, TaskNode
 from tilebox_local.formatting.job import RichDisplayJob
 
 if TYPE_CHECKING:
     import apsw
 
     from tilebox_local.data import QueryFilters
+    from tilebox_local.formatting.diagram import TaskNode
     from tilebox_local.storage.store import Store
 
 __all__ = ["find_cluster", "find_job", "list_clusters", "query_jobs", "task_nodes"]
@@ -146,6 +146,8 @@ def _cluster(row: tuple[Any, ...]) -> Cluster:
 
 def task_nodes(store: Store, job_id: UUID) -> list[TaskNode]:
     """Tasks of a job for its diagram, in the order of submission. Raises NotFoundError and ArgumentError (too many)."""
+    from tilebox_local.formatting.diagram import MAX_DIAGRAM_TASKS, TaskNode
+
     job = find_job(store, job_id)
     if job.execution_stats.total_tasks > MAX_DIAGRAM_TASKS:
         raise ArgumentError(
