@@ -30,7 +30,9 @@ from tilebox_local.errors import StoreError, TileboxLocalError
 from tilebox_local.observability._logging import StructuredLogger, internal_logger
 from tilebox_local.runner.executor import TaskExecutor, to_task
 from tilebox_local.runner.shutdown import GracefulShutdown, RunnerShutdown
+from tilebox_local.serialization import prepare_fields
 from tilebox_local.storage.watch import ChangeWatch
+from tilebox_local.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,9 +96,17 @@ class TaskRunner:
         """
         self._run(forever=True)
 
+    def _prepare_tasks(self) -> None:
+        """Build the input readers, so that the first task's span does not show the time it takes."""
+        for task in self._runner.tasks_by_identifier.values():
+            if issubclass(task, Task):
+                with contextlib.suppress(Exception):  # the task itself fails with it, where it can be seen
+                    prepare_fields(task)
+
     # -- the loop -----------------------------------------------------------------------------------------------
 
     def _run(self, *, forever: bool) -> None:
+        self._prepare_tasks()
         with GracefulShutdown(self._give_back) as shutdown, self._registered(), self._lease_kept():
             watch: ChangeWatch | None = None
             try:
