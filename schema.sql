@@ -149,6 +149,7 @@ CREATE TABLE group_records (
   dependency_count  INTEGER NOT NULL              -- groups it depends on that are not settled
 ) STRICT;
 
+-- Which group waits for which.
 CREATE TABLE group_dependency_records (
   depends_on_no INTEGER NOT NULL REFERENCES group_records,
   group_no      INTEGER NOT NULL REFERENCES group_records,
