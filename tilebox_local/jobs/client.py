@@ -105,8 +105,15 @@ class JobClient:
                 )
                 if isinstance(span, CurrentSpan):
                     span.move_to_trace(trace_no)
+                    # A job without its root span would have no trace, so both commit together.
+                    self._store.writer.write_open(connection, span)
 
-            self._store.transact(submit)
+            try:
+                self._store.transact(submit)
+            except BaseException:
+                if isinstance(span, CurrentSpan):
+                    span.move_to_trace(None)
+                raise
         return self.find(job_id)
 
     def retry(self, job_or_id: JobIDLike) -> int:

@@ -330,8 +330,11 @@ class RecordingSpan(otel_trace.Span):
                 text = type(error).__name__
             self.set_status(otel_trace.StatusCode.ERROR, text)
 
-    def move_to_trace(self, trace_no: int) -> None:
-        """Become the root span of a job: belong to its part of the trace, also where the trace began elsewhere."""
+    def move_to_trace(self, trace_no: int | None) -> None:
+        """Become the root span of a job: belong to its part of the trace, also where the trace began elsewhere.
+
+        None: there is no such job after all.
+        """
         self.scope = TraceScope(self.scope.trace_id, self.scope.flags, trace_no=trace_no)
 
     def encoded_links(self) -> str | None:

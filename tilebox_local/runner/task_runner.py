@@ -48,6 +48,7 @@ LEASE_S = 30
 _EXTEND_EVERY_S = 5.0
 _LOOK_FOR_LOST_EVERY_NS = 1_000_000_000
 _SEEN_EVERY_NS = 1_000_000_000
+_KNOWN_JOBS = 1000
 
 _log = StructuredLogger(internal_logger)
 
@@ -181,6 +182,8 @@ class TaskRunner:
                 if claimed is None and self._look_for_lost(connection, idle=True):
                     claimed = self._claim(connection, after)
                 if claimed is not None and claimed.job_no not in self._jobs:
+                    if len(self._jobs) >= _KNOWN_JOBS:
+                        self._jobs.clear()
                     self._jobs[claimed.job_no] = job_of_task(connection, claimed.job_no)
             self._mark_seen(connection)
             return is_accepted, claimed

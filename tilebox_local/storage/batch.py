@@ -64,8 +64,15 @@ class Batch:
         """Insert everything. Delivering a record twice stores it once."""
         self.new_quarantined_count = 0
         self._inserted = 0
-        spans = self.spans + self.open_spans
-        self._number(connection, spans)
+        self.insert_spans(connection, self.spans + self.open_spans)
+        if self.logs:
+            self._number_logs(connection)
+            values = rows.log_values(self.logs, self._scopes)
+            self._insert_rows(connection, "log", "insert_logs", rows.LOG_WIDTH, values)
+
+    def insert_spans(self, connection: apsw.Connection, spans: list[RecordingSpan]) -> None:
+        """Insert spans and their events; one without a duration counts as open."""
+        self._number_spans(connection, spans)
         plain = [span for span in spans if not span.has_details]
         self._insert_rows(connection, "span", "insert_spans", rows.SPAN_WIDTH, rows.span_values(plain))
         detailed = [span for span in spans if span.has_details]
@@ -73,9 +80,6 @@ class Batch:
             values = rows.full_span_values(detailed, self._scopes)
             self._insert_rows(connection, "span", "insert_full_spans", rows.FULL_SPAN_WIDTH, values)
             self._insert_rows(connection, "event", "insert_events", rows.EVENT_WIDTH, rows.event_values(detailed))
-        if self.logs:
-            values = rows.log_values(self.logs, self._scopes)
-            self._insert_rows(connection, "log", "insert_logs", rows.LOG_WIDTH, values)
 
     def commit(self) -> None:
         """The transaction is durable: forget the records."""
@@ -96,7 +100,7 @@ class Batch:
 
     # -- numbers ------------------------------------------------------------------------------------------------
 
-    def _number(self, connection: apsw.Connection, spans: list[RecordingSpan]) -> None:
+    def _number_spans(self, connection: apsw.Connection, spans: list[RecordingSpan]) -> None:
         for span in spans:
             if span.scope.trace_no is None:
                 self._number_trace(connection, span.scope)
@@ -104,6 +108,8 @@ class Batch:
                 self.number_resource(connection, span.resource)
             if span.has_details and span.instrumentation not in self._scopes:
                 self._number_scope(connection, span.instrumentation)
+
+    def _number_logs(self, connection: apsw.Connection) -> None:
         for log in self.logs:
             if log.scope is not None and log.scope.trace_no is None:
                 self._number_trace(connection, log.scope)

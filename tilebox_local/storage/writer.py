@@ -363,6 +363,10 @@ class Writer:
             with self._lock.held():
                 self._transaction(commands, sync_only=not (batch or commands or batch.open_spans), now=now)
         except BaseException as error:
+            if isinstance(error, apsw.BusyError) and not self._stopping:
+                # Somebody else's write lock: nobody's fault here, and worth waiting for.
+                self._commands.extendleft(reversed(commands))
+                raise
             failure = translate_error(error, self._path) if isinstance(error, apsw.Error) else error
             for command in commands:
                 command.error = failure
@@ -404,14 +408,11 @@ class Writer:
         batch = self._batch
         if not (batch or batch.open_spans):
             return
-        if self._writer_no is None:
-            row = (os.getpid(), platform.node(), clock.wall_ns())
-            batch.writer_no = self._writer_no = value(connection, "insert_writer", row)
-            batch.undo.append(self._forget_writer)
+        writer_no = self._register(connection)
         for log in batch.logs:
             if log.log_no is None:
                 self._log_count += 1
-                log.log_no = (self._writer_no << 40) + self._log_count
+                log.log_no = (writer_no << 40) + self._log_count
         batch.insert(connection)
         dropped = self._dropped - self._dropped_reported
         if dropped or batch.new_quarantined_count:
@@ -421,6 +422,20 @@ class Writer:
     def number_resource(self, connection: apsw.Connection, resource: Reference) -> int:
         """Row number of a resource, inserted if it is new. Inside of a transaction only."""
         return self._batch.number_resource(connection, resource)
+
+    def write_open(self, connection: apsw.Connection, span: RecordingSpan) -> None:
+        """Write a span that has not ended, so that it commits with the transaction. Inside of a transaction only."""
+        self._register(connection)
+        self._batch.insert_spans(connection, [span])
+
+    def _register(self, connection: apsw.Connection) -> int:
+        """Row of this process in writer_records."""
+        if self._writer_no is None:
+            row = (os.getpid(), platform.node(), clock.wall_ns())
+            self._batch.writer_no = self._writer_no = value(connection, "insert_writer", row)
+            self._batch.undo.append(self._forget_writer)
+        number: int = self._writer_no
+        return number
 
     def _forget_writer(self) -> None:
         self._writer_no = None
@@ -465,14 +480,16 @@ def _nothing(connection: apsw.Connection) -> None:
 def _take(queue: deque[T], limit: int | None) -> list[T]:
     count = len(queue) if limit is None else min(len(queue), limit)
     popleft = queue.popleft
-    try:
-        return [popleft() for _ in range(count)]
-    except IndexError:  # an appending thread took back its record for want of room
-        return []
+    taken: list[T] = []
+    with contextlib.suppress(IndexError):  # an appending thread took back its record for want of room
+        for _ in range(count):
+            taken.append(popleft())  # noqa: PERF401 -- a comprehension would lose what it has when it fails
+    return taken
 
 
 def _run_command(connection: apsw.Connection, command: _Command) -> None:
     """Run one command in a savepoint: if it fails, only its own changes are undone."""
+    command.error = None  # of an earlier try
     connection.execute("SAVEPOINT command")
     try:
         command.result = command.function(connection)
