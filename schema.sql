@@ -117,7 +117,7 @@ CREATE TABLE job_records (
   first_root_no     INTEGER,                      -- its root tasks have consecutive numbers
   last_root_no      INTEGER,
   canceled          INTEGER NOT NULL DEFAULT 0,   -- 1: queued tasks are withheld (canceled, or a task failed)
-  queued_count      INTEGER NOT NULL DEFAULT 0,   -- tasks by state, kept by the triggers below
+  queued_count      INTEGER NOT NULL DEFAULT 0,   -- tasks by state; this and the rest is kept by the triggers below
   running_count     INTEGER NOT NULL DEFAULT 0,
   computed_count    INTEGER NOT NULL DEFAULT 0,
   failed_count      INTEGER NOT NULL DEFAULT 0,
@@ -145,7 +145,7 @@ CREATE TABLE identifier_records (
 CREATE TABLE group_records (
   group_no          INTEGER PRIMARY KEY,
   job_no            INTEGER NOT NULL REFERENCES job_records,
-  unsettled_count   INTEGER NOT NULL,             -- tasks of the group that are not settled
+  unsettled_count   INTEGER,                      -- tasks of the group that are not settled; NULL: no group waits for it
   dependency_count  INTEGER NOT NULL              -- groups it depends on that are not settled
 ) STRICT;
 
@@ -222,7 +222,14 @@ CREATE TRIGGER task_records_changed_state AFTER UPDATE OF state ON task_records 
          computed_count  = computed_count  + (new.state = 3) - (old.state = 3),
          failed_count    = failed_count    + (new.state = 4) - (old.state = 4),
          skipped_count   = skipped_count   + (new.state = 5) - (old.state = 5),
-         failed_optional_count = failed_optional_count + (new.state = 6) - (old.state = 6)
+         failed_optional_count = failed_optional_count + (new.state = 6) - (old.state = 6),
+         -- a claim starts the job, the end of an attempt adds its run time
+         first_started_ns = CASE WHEN new.state = 2 THEN coalesce(first_started_ns, new.started_ns)
+                                 ELSE first_started_ns END,
+         last_stopped_ns  = CASE WHEN old.state = 2 THEN max(coalesce(last_stopped_ns, 0), new.stopped_ns)
+                                 ELSE last_stopped_ns END,
+         compute_duration_ns = compute_duration_ns
+           + CASE WHEN old.state = 2 THEN max(0, new.stopped_ns - new.started_ns) ELSE 0 END
    WHERE job_no = new.job_no;
 END;
 

@@ -20,36 +20,30 @@ __all__ = ["Catalog", "run", "run_many", "sql", "value"]
 _NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
 
 
-class Catalog:
-    """All named statements of the package, read at first use."""
+class Catalog(dict[str, str]):
+    """Statements by name, read from the files when one is first asked for."""
 
-    def __init__(self) -> None:
-        self._statements: dict[str, str] | None = None
+    def __missing__(self, name: str) -> str:
+        if self:
+            raise KeyError(name)
+        self.update(_read_statements())
+        return self[name]
 
-    def _load(self) -> dict[str, str]:
-        statements: dict[str, str] = {}
-        folder = resources.files("tilebox_local").joinpath("sql")
-        for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
-            if not file.name.endswith(".sql"):
-                continue
-            parts = _NAME.split(file.read_text(encoding="utf-8"))
-            for name, text in zip(parts[1::2], parts[2::2], strict=True):
-                if name in statements:
-                    raise ValueError(f"Two statements are named {name!r}.")
-                # Comments are for readers; SQLite caches statements by their text.
-                lines = [line.split(" --", 1)[0].rstrip() for line in text.splitlines()]
-                statements[name] = "\n".join(line for line in lines if line and not line.startswith("--"))
-        return statements
 
-    @property
-    def statements(self) -> dict[str, str]:
-        """name -> statement."""
-        if self._statements is None:
-            self._statements = self._load()
-        return self._statements
-
-    def __getitem__(self, name: str) -> str:
-        return self.statements[name]
+def _read_statements() -> dict[str, str]:
+    statements: dict[str, str] = {}
+    folder = resources.files("tilebox_local").joinpath("sql")
+    for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if not file.name.endswith(".sql"):
+            continue
+        parts = _NAME.split(file.read_text(encoding="utf-8"))
+        for name, text in zip(parts[1::2], parts[2::2], strict=True):
+            if name in statements:
+                raise ValueError(f"Two statements are named {name!r}.")
+            # Comments are for readers; SQLite caches statements by their text.
+            lines = [line.split(" --", 1)[0].rstrip() for line in text.splitlines()]
+            statements[name] = "\n".join(line for line in lines if line and not line.startswith("--"))
+    return statements
 
 
 sql = Catalog()

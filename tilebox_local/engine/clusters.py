@@ -6,7 +6,7 @@ import re
 import secrets
 from typing import TYPE_CHECKING
 
-from tilebox_local.catalog import run, sql, value
+from tilebox_local.catalog import run, value
 from tilebox_local.errors import ArgumentError, NotFoundError
 
 if TYPE_CHECKING:
@@ -47,15 +47,16 @@ def update_cluster(connection: apsw.Connection, slug: str, name: str | None, des
     """Change what is not None; an empty description removes it. Raises NotFoundError and ArgumentError."""
     cluster_no(connection, slug)
     _check_texts("x" if name is None else name, description)
-    connection.execute(
-        sql["update_cluster"],
+    run(
+        connection,
+        "update_cluster",
         {
             "slug": slug or DEFAULT_CLUSTER_SLUG,
             "name": name,
             "changes_description": description is not None,
             "description": description,
         },
-    ).fetchall()
+    )
 
 
 def delete_cluster(connection: apsw.Connection, slug: str, now_ns: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tilebox_local.catalog import run, sql, value
+from tilebox_local.catalog import run, value
 from tilebox_local.engine.submissions import insert_submissions
 from tilebox_local.errors import ArgumentError, NotFoundError
 
@@ -42,10 +42,11 @@ def submit_job(
     """
     if not name:
         raise ArgumentError("A job needs a name of at least one character.")
-    number = connection.execute(
-        sql["insert_job"],
+    number = value(
+        connection,
+        "insert_job",
         {"job_id": job_id.bytes, "name": name, "trace_parent": trace_parent, "submitted_ns": now_ns},
-    ).get
+    )
     if number is None:  # delivered twice
         known: int = value(connection, "trace_no_of_job", (job_no(connection, job_id),))
         return known

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilebox_local import clock
-from tilebox_local.catalog import run, sql, value
+from tilebox_local.catalog import run, value
 from tilebox_local.engine.tasks import lose_task
 
 if TYPE_CHECKING:
@@ -80,8 +80,9 @@ def is_dead(runner: ProcessIdentity) -> bool | None:
 def register_runner(connection: apsw.Connection, *, resource_no: int, cluster_no: int, now_ns: int) -> int:
     """Insert a runner of this process; return its number."""
     identity = process_identity()
-    number: int = connection.execute(
-        sql["insert_runner"],
+    number: int = value(
+        connection,
+        "insert_runner",
         {
             "resource_no": resource_no,
             "cluster_no": cluster_no,
@@ -92,7 +93,7 @@ def register_runner(connection: apsw.Connection, *, resource_no: int, cluster_no
             "pid_namespace": identity.pid_namespace,
             "now_ns": now_ns,
         },
-    ).get
+    )
     return number
 
 
@@ -129,9 +130,10 @@ def lose_tasks_of_dead_runners(
         else:
             continue
         last_seen_ns = value(connection, "runner_last_seen", (runner_no,))
-        connection.execute(
-            sql["end_open_spans_of_task"],
+        run(
+            connection,
+            "end_open_spans_of_task",
             {"task_no": task_no, "end_ns": last_seen_ns or now_ns, "message": f"interrupted: {reason}"},
-        ).fetchall()
+        )
         lost += lose_task(connection, task_no=task_no, attempt=attempt, reason=reason, now_ns=now_ns)
     return lost

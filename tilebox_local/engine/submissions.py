@@ -152,10 +152,11 @@ def insert_submissions(
 def _insert_groups(
     connection: apsw.Connection, groups: list[TaskSubmissionGroup], job_no: int, *, is_skipped: bool
 ) -> list[int]:
+    awaited = {other for group in groups for other in group.dependencies_on_other_groups}
     numbers = []
-    for group in groups:
+    for index, group in enumerate(groups):
         dependencies = 0 if is_skipped else len(set(group.dependencies_on_other_groups))
-        unsettled = 0 if is_skipped else len(group.inputs)
+        unsettled = None if index not in awaited else 0 if is_skipped else len(group.inputs)
         numbers.append(value(connection, "insert_group", (job_no, unsettled, dependencies)))
     edges = [
         (numbers[other], numbers[index])

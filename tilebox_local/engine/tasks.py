@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tilebox_local.catalog import run, run_many, sql, value
+from tilebox_local.catalog import run, run_many, value
 from tilebox_local.data import MAX_DISPLAY_CHARS, TaskState
 from tilebox_local.engine.submissions import Parent, insert_submissions
 
@@ -121,10 +121,7 @@ def claim_task(
         "claim_task",
         {"task_no": task_no, "runner_no": runner_no, "now_ns": now_ns, "lease_expires_boot_ns": lease_expires_boot_ns},
     )
-    claimed = ClaimedTask._make(rows[0])
-    if claimed.attempt == 1:
-        run(connection, "mark_job_started", {"job_no": claimed.job_no, "now_ns": now_ns})
-    return claimed
+    return ClaimedTask._make(rows[0])
 
 
 def job_of_task(connection: apsw.Connection, job_no: int) -> ClaimedJob:
@@ -171,10 +168,11 @@ def extend_leases(
     """Extend the leases of (task_no, attempt) pairs; return the task_nos that are still theirs."""
     kept = set()
     for task_no, attempt in attempts:
-        connection.execute(
-            sql["extend_lease"],
+        run(
+            connection,
+            "extend_lease",
             {"task_no": task_no, "attempt": attempt, "lease_expires_boot_ns": lease_expires_boot_ns},
-        ).fetchall()
+        )
         if connection.changes():
             kept.add(task_no)
     return kept
@@ -279,8 +277,9 @@ def _end_attempt(
     retries: int = 0,
     crashes: int = 0,
 ) -> None:
-    connection.execute(
-        sql["end_attempt"],
+    run(
+        connection,
+        "end_attempt",
         {
             "task_no": task.task_no,
             "attempt": task.attempt,
@@ -291,11 +290,7 @@ def _end_attempt(
             "crashes": crashes,
             "now_ns": now_ns,
         },
-    ).fetchall()
-    connection.execute(
-        sql["job_after_attempt"],
-        {"job_no": task.job_no, "now_ns": now_ns, "run_duration_ns": max(0, now_ns - task.started_ns)},
-    ).fetchall()
+    )
 
 
 def _requeue(
@@ -361,7 +356,7 @@ def _settle(connection: apsw.Connection, parent_no: int | None, group_no: int, n
         if value(connection, "settle_in_group", (1, group_no)) == 0:
             for (waiting,) in run(connection, "groups_waiting_for", (group_no,)):
                 if value(connection, "settle_dependency", (waiting,)) == 0:
-                    connection.execute(sql["release_group"], {"group_no": waiting, "now_ns": now_ns}).fetchall()
+                    run(connection, "release_group", {"group_no": waiting, "now_ns": now_ns})
         if parent_no is None or value(connection, "settle_child", (1, parent_no)) != 0:
             return
         _, _, parent_no, group_no = run(connection, "task_to_settle", (parent_no,))[0]

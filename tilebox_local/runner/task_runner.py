@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tilebox_local import clock
-from tilebox_local.catalog import run, sql, value
+from tilebox_local.catalog import run, value
 from tilebox_local.data import ComputedTask, FailedTask, TaskIdentifier, TaskLease, parse_version
 from tilebox_local.engine.runners import lose_tasks_of_dead_runners, register_runner
 from tilebox_local.engine.tasks import (
@@ -286,9 +286,9 @@ class TaskRunner:
             _alive_here.discard(runner_no)
             with contextlib.suppress(StoreError):  # whatever ended the loop is the error to show
                 self._store.transact(
-                    lambda connection: connection.execute(
-                        sql["runner_stopped"], {"now_ns": clock.wall_ns(), "runner_no": runner_no}
-                    ).fetchall()
+                    lambda connection: run(
+                        connection, "runner_stopped", {"now_ns": clock.wall_ns(), "runner_no": runner_no}
+                    )
                 )
 
     @contextmanager

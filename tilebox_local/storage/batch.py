@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from tilebox_local import clock
-from tilebox_local.catalog import sql, value
+from tilebox_local.catalog import run, sql, value
 from tilebox_local.storage import rows
 from tilebox_local.storage.attributes import clean_text
 
@@ -123,7 +123,7 @@ class Batch:
         if scope.parent_span_id is None:
             found = value(connection, "find_jobless_trace", (key,))
         else:
-            found = connection.execute(sql["find_trace"], {"trace_id": key, "parent_span_id": scope.parent_span_id}).get
+            found = value(connection, "find_trace", {"trace_id": key, "parent_span_id": scope.parent_span_id})
         if found is None:
             found = value(connection, "insert_trace", (key, None))
         scope.trace_no = found
@@ -184,9 +184,7 @@ class Batch:
 
     def _quarantine(self, connection: apsw.Connection, kind: str, error: Exception, row: list[Any]) -> None:
         reason = clean_text(f"{type(error).__name__}: {error}")
-        connection.execute(
-            sql["insert_quarantine"], (self.writer_no, clock.wall_ns(), kind, reason, clean_text(ascii(row)))
-        )
+        run(connection, "insert_quarantine", (self.writer_no, clock.wall_ns(), kind, reason, clean_text(ascii(row))))
         self.new_quarantined_count += 1
 
 

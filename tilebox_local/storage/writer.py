@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import apsw
 
 from tilebox_local import clock
-from tilebox_local.catalog import run, sql, value
+from tilebox_local.catalog import run, value
 from tilebox_local.errors import FlushTimeoutError, StoreClosedError
 from tilebox_local.storage.batch import Batch
 from tilebox_local.storage.connection import set_synchronous, translate_error
@@ -416,7 +416,7 @@ class Writer:
         batch.insert(connection)
         dropped = self._dropped - self._dropped_reported
         if dropped or batch.new_quarantined_count:
-            connection.execute(sql["count_refused"], (dropped, batch.new_quarantined_count, self._writer_no)).fetchall()
+            run(connection, "count_refused", (dropped, batch.new_quarantined_count, self._writer_no))
             self._dropped_reported += dropped
 
     def number_resource(self, connection: apsw.Connection, resource: Reference) -> int:
