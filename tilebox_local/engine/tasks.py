@@ -319,7 +319,7 @@ def _fail_for_good(connection: apsw.Connection, task: _Reported, display: str | 
         skipped = run(connection, "skip_queued_in_branch", (task.branch_no,))
     _settle(connection, task.parent_no, task.group_no, now_ns)
     for (task_no,) in skipped:
-        _, _, parent_no, group_no = run(connection, "task_to_settle", (task_no,))[0]
+        _, parent_no, group_no = run(connection, "task_to_settle", (task_no,))[0]
         _settle(connection, parent_no, group_no, now_ns)
 
 
@@ -353,10 +353,21 @@ def _settle(connection: apsw.Connection, parent_no: int | None, group_no: int, n
     Each task is settled once, so the work per task is constant however deep the tree is.
     """
     while True:
-        if value(connection, "settle_in_group", (1, group_no)) == 0:
-            for (waiting,) in run(connection, "groups_waiting_for", (group_no,)):
-                if value(connection, "settle_dependency", (waiting,)) == 0:
-                    run(connection, "release_group", {"group_no": waiting, "now_ns": now_ns})
-        if parent_no is None or value(connection, "settle_child", (1, parent_no)) != 0:
+        # NULL where no group waits: most tasks, which then cost one page less per commit.
+        waiting = value(connection, "unsettled_in_group", (group_no,))
+        if waiting is not None:
+            run(connection, "settle_in_group", (group_no,))
+            if waiting == 1:
+                _release_waiting_for(connection, group_no, now_ns)
+        if parent_no is None:
             return
-        _, _, parent_no, group_no = run(connection, "task_to_settle", (parent_no,))[0]
+        run(connection, "settle_child", (parent_no,))
+        unsettled, parent_no, group_no = run(connection, "task_to_settle", (parent_no,))[0]
+        if unsettled:
+            return
+
+
+def _release_waiting_for(connection: apsw.Connection, group_no: int, now_ns: int) -> None:
+    for (waiting,) in run(connection, "groups_waiting_for", (group_no,)):
+        if value(connection, "settle_dependency", (waiting,)) == 0:
+            run(connection, "release_group", {"group_no": waiting, "now_ns": now_ns})

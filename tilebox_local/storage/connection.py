@@ -30,6 +30,7 @@ __all__ = [
     "READER_TIMEOUT_S",
     "enable_wal",
     "immediate",
+    "open_checkpointer",
     "open_reader",
     "open_writer",
     "set_synchronous",
@@ -40,7 +41,6 @@ __all__ = [
 # Earlier versions lose commits when a WAL is reset while another process writes; 3.52.0 was withdrawn.
 _MIN_SQLITE = (3, 51, 3)
 READER_TIMEOUT_S = 10.0
-_CHECKPOINT_PAGES = 4000
 _MAX_VALUE_BYTES = 16 * 1024 * 1024
 # Jitter for waiting readers: SQLite's own handler sleeps up to 100 ms between tries and misses its turn.
 _jitter = random.Random()  # noqa: S311
@@ -176,14 +176,25 @@ def set_synchronous(connection: apsw.Connection, *, full: bool) -> None:
 
 
 def enable_wal(connection: apsw.Connection) -> None:
-    """Switch a file to WAL mode with our checkpoint policy. Raises StoreError where WAL is not available."""
+    """Switch a file to WAL mode. Raises StoreError where WAL is not available."""
     if connection.pragma("journal_mode") != "wal":
         connection.pragma("journal_mode", "wal")
     mode = connection.pragma("journal_mode")
     if mode not in ("wal", "memory"):  # "memory": an in-memory store has no file to protect
         raise StoreError(f"The store cannot use write-ahead logging here (journal_mode is {mode!r}).")
-    _set_pragma(connection, "wal_autocheckpoint", _CHECKPOINT_PAGES, _CHECKPOINT_PAGES)
     connection.pragma("journal_size_limit", 64 * 1024 * 1024)
+
+
+def open_checkpointer(filename: str) -> apsw.Connection:
+    """A connection that only checkpoints."""
+    connection = apsw.Connection(filename, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI)
+    try:
+        _configure(connection, timeout_s=1.0)
+        set_synchronous(connection, full=False)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def open_reader(filename: str, *, timeout_s: float = READER_TIMEOUT_S) -> apsw.Connection:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tilebox_local.errors import FlushTimeoutError, StoreClosedError, StoreError, StoreOpenError
 from tilebox_local.resource import process_resource, resource_key
-from tilebox_local.storage.connection import open_reader, open_writer, translate_errors
+from tilebox_local.storage.checkpointer import Checkpointer
+from tilebox_local.storage.connection import open_checkpointer, open_reader, open_writer, translate_errors
 from tilebox_local.storage.lockfile import LockFile
 from tilebox_local.storage.rows import Reference
 from tilebox_local.storage.schema import check_file_header, ensure_schema
@@ -79,17 +80,29 @@ class Store:
             _check_path(path)
             self._lock = LockFile(f"{path}.lock")
         connection = self._open_checked()
+        self._checkpointer = Checkpointer(partial(open_checkpointer, self.filename))
         self.writer = Writer(
-            partial(open_writer, self.filename, full_sync=full_sync),
+            self._open_writer,
             path=self._label,
             lock=self._lock,
             full_sync=full_sync,
             is_durable=path is not None,
         )
+        self._prepare(connection)
         self.writer.adopt(connection)
         # An in-memory database lives as long as a connection to it.
         self._anchor = open_reader(self.filename) if path is None else None
         _all_stores.add(self)
+
+    def _open_writer(self) -> apsw.Connection:
+        """The write connection of a forked child; the file has been checked."""
+        connection = open_writer(self.filename, full_sync=self._full_sync)
+        self._prepare(connection)
+        return connection
+
+    def _prepare(self, connection: apsw.Connection) -> None:
+        if self.path is not None:
+            self._checkpointer.attach(connection)
 
     def _open_checked(self) -> apsw.Connection:
         """Open the write connection under the lock file, and make sure of the schema."""
@@ -195,6 +208,7 @@ class Store:
     def _shut_down(self) -> None:
         self._users = 0
         try:
+            self._checkpointer.close()  # before the writer, whose close is to be the last of this process
             self.writer.close(_EXIT_TIMEOUT_S)
         finally:
             while self._readers:
@@ -211,6 +225,7 @@ class Store:
         self._readers = []
         for service, reference in self._resources.items():
             reference.key, reference.no = resource_key(process_resource(service)), None
+        self._checkpointer.after_fork_in_child()
         self.writer.after_fork_in_child()
 
 

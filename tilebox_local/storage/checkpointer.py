@@ -1,0 +1,87 @@
+"""Checkpoints: move pages from the write-ahead log into the file, mostly beside the writer and not in its way.
+
+A checkpoint waits for the disk twice. Done by a committing writer, as SQLite does it, that takes 20 to 30 ms every few
+hundred transactions. So a thread copies in the background what has been committed, and the writer only finishes the
+rest, which must be done by a committer: only when nothing is left to copy does the log start over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING
+
+import apsw
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Checkpointer"]
+
+_BACKGROUND_PAGES = 1000
+_COMMITTER_PAGES = 4000
+
+
+class Checkpointer:
+    """Checkpoint policy of one writer. `attach` it to each write connection; the rest happens by itself.
+
+    Args:
+        connect: Opens a connection of the same file, for the background thread.
+    """
+
+    def __init__(self, connect: Callable[[], apsw.Connection]) -> None:
+        self._connect = connect
+        self._reset()
+
+    def _reset(self) -> None:
+        self._due = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+        self._requested_at = 0  # pages in the log when the background thread was last asked
+
+    def attach(self, connection: apsw.Connection) -> None:
+        """Take over the checkpoints of a write connection."""
+        connection.pragma("wal_autocheckpoint", 0)
+        connection.set_wal_hook(self._after_commit)
+
+    def _after_commit(self, connection: apsw.Connection, _database: str, pages: int) -> int:
+        if pages < self._requested_at:
+            self._requested_at = 0  # the log has started over
+        if pages >= _COMMITTER_PAGES:
+            # The commit stands whatever happens here: an error would make it look as if it had failed.
+            with contextlib.suppress(apsw.Error):
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        elif pages - self._requested_at >= _BACKGROUND_PAGES:
+            self._requested_at = pages
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="tilebox-local-checkpoint", daemon=True)
+                self._thread.start()
+            self._due.set()
+        return apsw.SQLITE_OK
+
+    def _run(self) -> None:
+        connection = self._connect()
+        try:
+            while True:
+                self._due.wait()
+                self._due.clear()
+                if self._is_closed:
+                    return
+                # A full disk or a foreign lock is the writer's to report; the next request tries again.
+                with contextlib.suppress(apsw.Error):
+                    connection.execute("SELECT count(*) FROM store_records").fetchall()  # else it sees no log at all
+                    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """Stop the background thread."""
+        self._is_closed = True
+        self._due.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def after_fork_in_child(self) -> None:
+        """The thread belongs to the parent."""
+        self._reset()
