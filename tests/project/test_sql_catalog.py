@@ -58,7 +58,7 @@ def test_sql_has_one_home() -> None:
         for path in PACKAGE.rglob("*.py")
         if (found := [m for m in pattern.findall(path.read_text()) if m.isupper()])
     }
-    assert set(found) <= {"engine/tasks.py", "storage/schema.py"}
+    assert {name for name in found if not name.startswith("storage/")} <= {"engine/tasks.py"}
 
 
 def test_schema_documents_every_column() -> None:
