@@ -160,6 +160,8 @@ def open_writer(filename: str, *, full_sync: bool) -> apsw.Connection:
         filename, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
     )
     try:
+        if connection.readonly("main"):  # SQLite falls back to reading without a word
+            raise StoreOpenError(f"{connection.filename} cannot be written.", hint=_HINTS[StoreOpenError])
         _configure(connection, timeout_s=60.0)
         _set_pragma(connection, "foreign_keys", 1, 1)
         set_synchronous(connection, full=full_sync)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 try:
@@ -28,12 +29,18 @@ class LockFile:
     def __init__(self, path: str | None) -> None:
         self._path = path
         self._fd: int | None = None
+        self._is_new = False
         self._lock = threading.Lock()
         self.wait_count = 0  # times that somebody else was inside
 
     def _descriptor(self) -> int | None:
         if self._fd is None and self._path is not None and fcntl is not None:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            try:
+                self._fd = os.open(self._path, flags | os.O_EXCL, 0o600)
+                self._is_new = True
+            except FileExistsError:
+                self._fd = os.open(self._path, flags, 0o600)
         return self._fd
 
     @contextlib.contextmanager
@@ -53,6 +60,12 @@ class LockFile:
                 yield
             finally:
                 fcntl.flock(fd, fcntl.LOCK_UN)
+
+    def remove_if_new(self) -> None:
+        """Take back a lock file that this object has created, beside a file that turned out not to be a store."""
+        if self._is_new and self._path is not None:
+            with contextlib.suppress(OSError):
+                Path(self._path).unlink()
 
     def close(self) -> None:
         """Close the descriptor; the file stays, since another process may wait on it."""

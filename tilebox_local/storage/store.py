@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tilebox_local.errors import FlushTimeoutError, StoreClosedError, StoreError, StoreOpenError
+from tilebox_local.errors import FlushTimeoutError, NotATileboxStoreError, StoreClosedError, StoreError, StoreOpenError
 from tilebox_local.resource import process_resource, resource_key
 from tilebox_local.storage.checkpointer import Checkpointer
 from tilebox_local.storage.connection import open_checkpointer, open_reader, open_writer, translate_errors
@@ -107,11 +107,11 @@ class Store:
     def _open_checked(self) -> apsw.Connection:
         """Open the write connection under the lock file, and make sure of the schema."""
         try:
+            if self.path is not None:
+                check_file_header(self.path)
             with self._lock.held(), translate_errors(self._label):
-                if self.path is not None:
-                    if not self.path.exists():
-                        self.path.touch(mode=0o600)
-                    check_file_header(self.path)
+                if self.path is not None and not self.path.exists():
+                    self.path.touch(mode=0o600)
                 connection = open_writer(self.filename, full_sync=self._full_sync)
                 try:
                     ensure_schema(connection, self._label)
@@ -119,6 +119,9 @@ class Store:
                     connection.close()
                     raise
                 return connection
+        except NotATileboxStoreError:
+            self._lock.remove_if_new()
+            raise
         except OSError as error:
             if isinstance(error, StoreError):
                 raise
