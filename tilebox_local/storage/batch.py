@@ -6,7 +6,7 @@ that still fails is repaired, else quarantined with the reason. Owned by the wri
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -72,10 +72,8 @@ class Batch:
 
     def insert_spans(self, connection: apsw.Connection, spans: list[RecordingSpan]) -> None:
         """Insert spans and their events; one without a duration counts as open."""
-        self._number_spans(connection, spans)
-        plain = [span for span in spans if not span.has_details]
-        self._insert_rows(connection, "span", "insert_spans", rows.SPAN_WIDTH, rows.span_values(plain))
-        detailed = [span for span in spans if span.has_details]
+        values, detailed = rows.span_values(spans, partial(self._number_span, connection))
+        self._insert_rows(connection, "span", "insert_spans", rows.SPAN_WIDTH, values)
         if detailed:
             values = rows.full_span_values(detailed, self._scopes)
             self._insert_rows(connection, "span", "insert_full_spans", rows.FULL_SPAN_WIDTH, values)
@@ -100,14 +98,13 @@ class Batch:
 
     # -- numbers ------------------------------------------------------------------------------------------------
 
-    def _number_spans(self, connection: apsw.Connection, spans: list[RecordingSpan]) -> None:
-        for span in spans:
-            if span.scope.trace_no is None:
-                self._number_trace(connection, span.scope)
-            if span.resource.no is None:
-                self.number_resource(connection, span.resource)
-            if span.has_details and span.instrumentation not in self._scopes:
-                self._number_scope(connection, span.instrumentation)
+    def _number_span(self, connection: apsw.Connection, span: RecordingSpan) -> None:
+        if span.scope.trace_no is None:
+            self._number_trace(connection, span.scope)
+        if span.resource.no is None:
+            self.number_resource(connection, span.resource)
+        if span.instrumentation not in self._scopes:
+            self._number_scope(connection, span.instrumentation)
 
     def _number_logs(self, connection: apsw.Connection) -> None:
         for log in self.logs:

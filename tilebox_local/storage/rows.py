@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from tilebox_local.ids import signed64
-from tilebox_local.storage.attributes import encode_attributes
+from tilebox_local.storage.attributes import MAX_TEXT_CHARS, encode_attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from tilebox_local.observability.span import RecordingSpan
 
 __all__ = ["EVENT_WIDTH", "FULL_SPAN_WIDTH", "LOG_WIDTH", "SPAN_WIDTH", "LogItem", "Reference", "TraceScope"]
+
+_dumps = orjson.dumps
 
 SPAN_WIDTH = 11
 FULL_SPAN_WIDTH = 19
@@ -102,45 +106,74 @@ class LogItem:
         self.log_no: int | None = None  # given by the writer, once: a retried batch keeps it
 
 
-def span_values(spans: Iterable[RecordingSpan]) -> list[Any]:
-    """Values of the columns of `insert_spans`, all spans in one flat list."""
+def span_values(spans: Iterable[RecordingSpan], number: Callable[[RecordingSpan], None]) -> tuple[list[Any], list[Any]]:
+    """Values of the columns of `insert_spans` in one flat list, and the spans that have details and need another one.
+
+    `number` gives a span's trace, resource and scope their rows. This loop is what a busy program waits for.
+    """
     flat: list[Any] = []
+    detailed: list[RecordingSpan] = []
     extend = flat.extend
     for span in spans:
+        trace_no = span.scope.trace_no
+        resource_no = span.resource.no
+        if trace_no is None or resource_no is None or span.has_details:
+            number(span)
+            trace_no, resource_no = span.scope.trace_no, span.resource.no
+            if span.has_details:
+                detailed.append(span)
+                continue
+        attributes = span.attributes
+        text = None
+        if attributes:
+            try:
+                encoded = _dumps(attributes)
+                text = encoded.decode() if len(encoded) <= MAX_TEXT_CHARS else encode_attributes(attributes)
+            except TypeError:
+                text = encode_attributes(attributes)
+        task_no = span.task_no
         extend(
             (
-                span.scope.trace_no,
+                trace_no,
                 span.start_ns,
                 span.span_id,
                 span.parent_id,
                 span.duration_ns,
                 span.name,
                 span.status_code,
-                span.task_no,
-                0 if span.task_no is None else 1,
-                span.resource.no,
-                encode_attributes(span.attributes),
+                task_no,
+                task_no is not None,
+                resource_no,
+                text,
             )
         )
-    return flat
+    return flat, detailed
 
 
 def full_span_values(spans: Iterable[RecordingSpan], scopes: dict[str, int]) -> list[Any]:
-    """Values of the columns of `insert_full_spans`, all spans in one flat list."""
+    """Values of the columns of `insert_full_spans` in one flat list, for spans that are numbered."""
     flat: list[Any] = []
     for span in spans:
-        flat.extend(span_values((span,)))
-        flat.extend(
-            (
-                span.otlp_kind,
-                span.status_message,
-                scopes[span.instrumentation],
-                span.encoded_links(),
-                span.trace_state,
-                span.dropped_attributes,
-                span.dropped_events,
-                0,
-            )
+        flat += (
+            span.scope.trace_no,
+            span.start_ns,
+            span.span_id,
+            span.parent_id,
+            span.duration_ns,
+            span.name,
+            span.status_code,
+            span.task_no,
+            span.task_no is not None,
+            span.resource.no,
+            encode_attributes(span.attributes),
+            span.otlp_kind,
+            span.status_message,
+            scopes[span.instrumentation],
+            span.encoded_links(),
+            span.trace_state,
+            span.dropped_attributes,
+            span.dropped_events,
+            0,
         )
     return flat
 

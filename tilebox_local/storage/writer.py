@@ -41,8 +41,8 @@ __all__ = ["Writer", "WriterStats"]
 
 T = TypeVar("T")
 
-QUEUE_LIMIT = 20_000
-_BATCH_LIMIT = 8_192
+QUEUE_LIMIT = 10_000
+_BATCH_LIMIT = 4_096
 _TICK_S = 0.05
 _IDLE_TIMEOUT_S = 30.0
 _OPEN_SPAN_AGE_NS = 250_000_000
@@ -105,13 +105,15 @@ class Writer:
         self._lock = lock
         self._full_sync = full_sync
         self._is_durable = is_durable
-        self.queue_limit = queue_limit
+        self._queue_limit = queue_limit
         self._closed = False
         self.on_commit: list[Callable[[], None]] = []
         self._reset()
 
     def _reset(self) -> None:
-        # Hot: read by every span. `idle` tells an appending thread to wake the writer.
+        # Hot: read by every span. `idle` tells an appending thread to wake the writer, and so does a queue longer than
+        # `attention`: a batch's worth, after that the limit, until the writer has come.
+        self.attention = min(_BATCH_LIMIT, self._queue_limit)
         self.spans: deque[RecordingSpan] = deque()
         self.open_spans: dict[RecordingSpan, None] = {}
         self.idle = True
@@ -142,21 +144,36 @@ class Writer:
     def append_span(self, span: RecordingSpan) -> None:
         """Queue an ended span. Never raises; waits only while the queue is over its limit."""
         self.spans.append(span)
-        if self.idle or len(self.spans) > self.queue_limit:
+        if self.idle or len(self.spans) > self.attention:
             self.attend(self.spans)
 
     def append_log(self, log: LogItem) -> None:
         """Queue a log record. Never raises; waits only while the queue is over its limit."""
         self.logs.append(log)
-        if self.idle or len(self.logs) > self.queue_limit:
+        if self.idle or len(self.logs) > self.attention:
             self.attend(self.logs)
 
     def attend(self, queue: deque[Any] | None = None) -> None:
         """Wake the writer, and if `queue` is over its limit, wait for room or drop the newest record."""
         if self.idle:
             self._wake()
-        if queue is not None and len(queue) > self.queue_limit:
+        if queue is None:
+            return
+        if len(queue) > self._queue_limit:
             self._make_room(queue)
+        elif len(queue) > self.attention:
+            self.attention = self._queue_limit
+            self._wakeups.put(None)
+
+    @property
+    def queue_limit(self) -> int:
+        """Spans, or log records, that may wait before the appending thread has to."""
+        return self._queue_limit
+
+    @queue_limit.setter
+    def queue_limit(self, limit: int) -> None:
+        self._queue_limit = limit
+        self.attention = min(_BATCH_LIMIT, limit)
 
     def transact(self, function: Callable[[apsw.Connection], T]) -> T:
         """Run `function(connection)` in a transaction after all telemetry appended so far; return after the commit.
@@ -274,7 +291,7 @@ class Writer:
             deadline = time.monotonic() + _PATIENCE_S
             while time.monotonic() < deadline and not self._closed:
                 self._room.clear()
-                if len(queue) <= self.queue_limit:
+                if len(queue) <= self._queue_limit:
                     return
                 self._wakeups.put(None)
                 self._room.wait(0.1)
@@ -353,7 +370,8 @@ class Writer:
         batch.spans.extend(_take(self.spans, limit))
         batch.logs.extend(_take(self.logs, limit))
         batch.open_spans = self._old_open_spans()
-        if len(self.spans) <= self.queue_limit:
+        self.attention = min(_BATCH_LIMIT, self._queue_limit)
+        if len(self.spans) <= self._queue_limit:
             self._room.set()
         now = clock.monotonic_ns()
         is_sync_due = self._unsynced and now - self._synced_at >= _SYNC_INTERVAL_NS
@@ -443,7 +461,7 @@ class Writer:
     def _fail(self, error: Exception) -> None:
         self._failures += 1
         self._failed_transactions += 1
-        self._shedding = self._shedding or len(self._batch) + len(self.spans) > self.queue_limit
+        self._shedding = self._shedding or len(self._batch) + len(self.spans) > self._queue_limit
         self._room.set()
         if self._failures in (1, 100):
             _log.error("The store %s cannot be written: %s. Telemetry is kept and tried again.", self._path, error)
