@@ -271,8 +271,11 @@ class FailedTask:
         cls, task: Task, error: Exception, was_workflow_error: bool, progress_updates: list[ProgressIndicator]
     ) -> FailedTask:
         """Append the error to the task's display text, which holds at most 1,024 characters."""
-        display = f"{task.display}\n{error!r}"[:MAX_DISPLAY_CHARS]
-        return cls(task.id, display, was_workflow_error, progress_updates)
+        try:
+            shown = repr(error)
+        except Exception:  # noqa: BLE001 -- an exception that cannot be shown is still a failure of the task
+            shown = f"<unprintable {type(error).__name__}>"
+        return cls(task.id, f"{task.display}\n{shown}"[:MAX_DISPLAY_CHARS], was_workflow_error, progress_updates)
 
 
 @dataclass(frozen=True)

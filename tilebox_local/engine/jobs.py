@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tilebox_local.catalog import run, value
 from tilebox_local.engine.submissions import insert_submissions
 from tilebox_local.errors import ArgumentError, NotFoundError
+from tilebox_local.storage.attributes import clean_text
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -42,6 +43,8 @@ def submit_job(
     """
     if not name:
         raise ArgumentError("A job needs a name of at least one character.")
+    if clean_text(name) != name:
+        raise ArgumentError(f"The job name {name[:100]!a} is too long, or is no text that can be stored.")
     number = value(
         connection,
         "insert_job",

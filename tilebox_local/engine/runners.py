@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
     import apsw
 
-__all__ = ["ProcessIdentity", "lose_tasks_of_dead_runners", "process_identity", "register_runner"]
+__all__ = [
+    "ProcessIdentity",
+    "end_open_spans",
+    "lose_tasks_of_dead_runners",
+    "process_identity",
+    "register_runner",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +135,26 @@ def lose_tasks_of_dead_runners(
             reason = "The lease ran out: the runner did not extend it in time."
         else:
             continue
-        last_seen_ns = value(connection, "runner_last_seen", (runner_no,))
+        # What it did after it was last seen, nobody knows.
+        last_seen_ns = value(connection, "runner_last_seen", (runner_no,)) or now_ns
+        end_open_spans(connection, task_no=task_no, end_ns=last_seen_ns, reason=reason)
+        lost += lose_task(
+            connection, task_no=task_no, attempt=attempt, reason=reason, now_ns=now_ns, last_seen_ns=last_seen_ns
+        )
+    return lost
+
+
+def end_open_spans(connection: apsw.Connection, *, task_no: int, end_ns: int, reason: str) -> None:
+    """End the spans of a task that nobody will end any more, with an error; one that ends after all stays as it is."""
+    for trace_no, start_ns, span_id in run(connection, "open_spans_of_task", {"task_no": task_no}):
         run(
             connection,
-            "end_open_spans_of_task",
-            {"task_no": task_no, "end_ns": last_seen_ns or now_ns, "message": f"interrupted: {reason}"},
+            "end_open_span",
+            {
+                "trace_no": trace_no,
+                "start_ns": start_ns,
+                "span_id": span_id,
+                "end_ns": end_ns,
+                "message": f"interrupted: {reason}",
+            },
         )
-        lost += lose_task(connection, task_no=task_no, attempt=attempt, reason=reason, now_ns=now_ns)
-    return lost

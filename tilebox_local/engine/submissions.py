@@ -20,6 +20,7 @@ __all__ = ["MAX_INPUT_BYTES", "Parent", "insert_submissions", "validate_submissi
 
 MAX_INPUT_BYTES = 2048
 MAX_GROUPS = 64
+_MAX_RETRIES = (1 << 31) - 1
 _QUEUED, _SKIPPED = TaskState.QUEUED.value, TaskState.SKIPPED.value
 
 
@@ -81,8 +82,11 @@ def _validate_group(submissions: TaskSubmissions, index: int, group: TaskSubmiss
     for pointers, lookup, what in lookups:
         if min(pointers) < 0 or max(pointers) >= len(lookup):
             raise ArgumentError(f"Task group {index} points to a {what} that was not submitted.")
-    if min(group.max_retries_values) < 0:
-        raise ArgumentError(f"max_retries must not be negative, but is {min(group.max_retries_values)}.")
+    for retries in group.max_retries_values:
+        if not hasattr(retries, "__index__"):
+            raise ArgumentError(f"max_retries must be a whole number, but is {retries!r}.")
+        if not 0 <= retries <= _MAX_RETRIES:
+            raise ArgumentError(f"max_retries must not be negative or more than {_MAX_RETRIES}, but is {retries}.")
 
 
 def _check_acyclic(groups: list[TaskSubmissionGroup]) -> None:
@@ -135,8 +139,8 @@ def insert_submissions(
                 clusters[group.cluster_slug_pointers[i]],
                 _SKIPPED if is_skipped else _QUEUED,
                 int(is_ready),
-                int(optional[i]),
-                group.max_retries_values[i],
+                int(bool(optional[i])),
+                int(group.max_retries_values[i]),
                 now_ns,
                 now_ns if is_ready else None,
                 group.inputs[i],

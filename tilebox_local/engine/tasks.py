@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tilebox_local.catalog import run, run_many, value
 from tilebox_local.data import MAX_DISPLAY_CHARS, TaskState
 from tilebox_local.engine.submissions import Parent, insert_submissions
+from tilebox_local.storage.attributes import clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,6 +37,7 @@ __all__ = [
 
 MAX_CRASHES = 10
 _MAX_PROGRESS_LABEL_CHARS = 100
+_MAX_COUNT = (1 << 40) - 1  # the sum over a million tasks still fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,16 +247,28 @@ def fail_task(
     return True
 
 
-def lose_task(connection: apsw.Connection, *, task_no: int, attempt: int, reason: str, now_ns: int) -> bool:
-    """The runner is gone: RUNNING -> QUEUED, at most 10 times, then as if the task had failed for good."""
+def lose_task(
+    connection: apsw.Connection,
+    *,
+    task_no: int,
+    attempt: int,
+    reason: str,
+    now_ns: int,
+    last_seen_ns: int | None = None,
+) -> bool:
+    """The runner is gone: RUNNING -> QUEUED, at most 10 times, then as if the task had failed for good.
+
+    The attempt ends at `last_seen_ns` (default: now), since nobody knows what the runner did after it.
+    """
     task = _running(connection, task_no, attempt)
     if task is None:
         return False
+    stopped_ns = None if last_seen_ns is None else max(task.started_ns, last_seen_ns)
     if task.crash_count < MAX_CRASHES:
-        _requeue(connection, task, None, now_ns, crashes=1)
+        _requeue(connection, task, None, now_ns, crashes=1, stopped_ns=stopped_ns)
     else:
-        display = connection.execute("SELECT display FROM task_records WHERE task_no = ?", (task_no,)).get
-        _fail_for_good(connection, task, f"{display}\n{reason}", now_ns)
+        display = value(connection, "display_of_task", (task_no,))
+        _fail_for_good(connection, task, f"{display}\n{reason}", now_ns, stopped_ns=stopped_ns)
     return True
 
 
@@ -276,6 +290,7 @@ def _end_attempt(
     ready: bool = False,
     retries: int = 0,
     crashes: int = 0,
+    stopped_ns: int | None = None,
 ) -> None:
     run(
         connection,
@@ -285,10 +300,11 @@ def _end_attempt(
             "attempt": task.attempt,
             "state": state.value,
             "ready": int(ready),
-            "display": display[:MAX_DISPLAY_CHARS] if display else None,
+            "display": _clean_display(display),
             "retries": retries,
             "crashes": crashes,
             "now_ns": now_ns,
+            "stopped_ns": now_ns if stopped_ns is None else stopped_ns,
         },
     )
 
@@ -301,18 +317,31 @@ def _requeue(
     *,
     retries: int = 0,
     crashes: int = 0,
+    stopped_ns: int | None = None,
 ) -> None:
     ready = not _is_canceled(connection, task.job_no)
-    _end_attempt(connection, task, TaskState.QUEUED, display, now_ns, ready=ready, retries=retries, crashes=crashes)
+    _end_attempt(
+        connection,
+        task,
+        TaskState.QUEUED,
+        display,
+        now_ns,
+        ready=ready,
+        retries=retries,
+        crashes=crashes,
+        stopped_ns=stopped_ns,
+    )
 
 
-def _fail_for_good(connection: apsw.Connection, task: _Reported, display: str | None, now_ns: int) -> None:
+def _fail_for_good(
+    connection: apsw.Connection, task: _Reported, display: str | None, now_ns: int, *, stopped_ns: int | None = None
+) -> None:
     if not task.optional and task.branch_no is None:
-        _end_attempt(connection, task, TaskState.FAILED, display, now_ns)
+        _end_attempt(connection, task, TaskState.FAILED, display, now_ns, stopped_ns=stopped_ns)
         run(connection, "cancel_job", (task.job_no,))
         run(connection, "withhold_queued", (task.job_no,))
         return
-    _end_attempt(connection, task, TaskState.FAILED_OPTIONAL, display, now_ns)
+    _end_attempt(connection, task, TaskState.FAILED_OPTIONAL, display, now_ns, stopped_ns=stopped_ns)
     skipped: list[tuple[int]] = []
     if not task.optional:
         run(connection, "mark_branch_failed", (task.branch_no,))
@@ -328,16 +357,29 @@ def _replace_progress(connection: apsw.Connection, task: _Reported, progress: Se
         run(connection, "delete_progress", (task.job_no, task.task_no))
     totals: dict[str, tuple[int, int]] = {}
     for indicator in progress:
-        label = (indicator.label or "")[:_MAX_PROGRESS_LABEL_CHARS]
+        label = clean_text(str(indicator.label or ""))[:_MAX_PROGRESS_LABEL_CHARS]
         total, done = totals.get(label, (0, 0))
-        totals[label] = (total + max(0, indicator.total), done + max(0, indicator.done))
+        totals[label] = (total + _clean_count(indicator.total), done + _clean_count(indicator.done))
     if totals:
         rows = [(task.job_no, task.task_no, label, total, done) for label, (total, done) in totals.items()]
         run_many(connection, "insert_progress", rows)
 
 
+def _clean_count(count: object) -> int:
+    """A count of progress as the store can hold it; what is no number counts nothing."""
+    try:
+        return min(max(0, int(count)), _MAX_COUNT)  # type: ignore[call-overload, no-any-return]
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+def _clean_display(display: object) -> str | None:
+    """Text for people, as user code may set anything; None and "" leave the text that is there."""
+    return clean_text(str(display))[:MAX_DISPLAY_CHARS] if display else None
+
+
 def _is_canceled(connection: apsw.Connection, job_no: int) -> bool:
-    return bool(connection.execute("SELECT canceled FROM job_records WHERE job_no = ?", (job_no,)).get)
+    return bool(value(connection, "is_job_canceled", (job_no,)))
 
 
 def _is_branch_failed(connection: apsw.Connection, branch_no: int | None) -> bool:

@@ -29,7 +29,7 @@ class GracefulShutdown:
     """
 
     def __init__(self, give_back: Callable[[], None], grace_period_s: float = GRACE_PERIOD_S) -> None:
-        self.is_stopping = threading.Event()
+        self.is_stopping = False  # not an Event: setting one takes a lock that the interrupted code may hold
         self._give_back = give_back
         self._grace_period_s = grace_period_s
         self._previous: dict[int, Any] = {}
@@ -68,7 +68,7 @@ class GracefulShutdown:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._received is None:
             self._received = number
-            self.is_stopping.set()
+            self.is_stopping = True
             for callback in self._on_stop:
                 callback()
             # Writing to the store from a signal handler could wait for a lock that the interrupted code holds.

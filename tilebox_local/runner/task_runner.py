@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tilebox_local import clock
 from tilebox_local.catalog import run, value
 from tilebox_local.data import ComputedTask, FailedTask, TaskIdentifier, TaskLease, parse_version
-from tilebox_local.engine.runners import lose_tasks_of_dead_runners, register_runner
+from tilebox_local.engine.runners import end_open_spans, lose_tasks_of_dead_runners, register_runner
 from tilebox_local.engine.tasks import (
     ClaimedJob,
     ClaimedTask,
@@ -111,13 +111,13 @@ class TaskRunner:
         with GracefulShutdown(self._give_back) as shutdown, self._registered(), self._lease_kept():
             watch: ChangeWatch | None = None
             try:
-                claimed = self._step(None, None, claims=not shutdown.is_stopping.is_set())
+                claimed = self._step(None, None, claims=not shutdown.is_stopping)
                 while True:
                     if claimed is not None:
                         report = self._execute(claimed)
-                        claimed = self._step(claimed, report, claims=not shutdown.is_stopping.is_set())
+                        claimed = self._step(claimed, report, claims=not shutdown.is_stopping)
                         continue
-                    if not forever or shutdown.is_stopping.is_set():
+                    if not forever or shutdown.is_stopping:
                         break
                     if watch is None:
                         watch = ChangeWatch(self._store)
@@ -131,7 +131,7 @@ class TaskRunner:
 
     def _wait_for_task(self, watch: ChangeWatch, shutdown: GracefulShutdown) -> ClaimedTask | None:
         """Wait until there may be something to claim, without taking the write lock in vain."""
-        while not shutdown.is_stopping.is_set():
+        while not shutdown.is_stopping:
             if self._has_claimable():
                 return self._step(None, None, claims=True)
             if clock.monotonic_ns() - self._looked_for_lost_at >= _LOOK_FOR_LOST_EVERY_NS:
@@ -236,7 +236,7 @@ class TaskRunner:
             return 0
         self._looked_for_lost_at = now
         return lose_tasks_of_dead_runners(
-            connection, own_runners=_alive_here, now_ns=clock.wall_ns(), boot_ns=clock.boot_ns()
+            connection, own_runners=self._store.running_here, now_ns=clock.wall_ns(), boot_ns=clock.boot_ns()
         )
 
     def _mark_seen(self, connection: apsw.Connection) -> None:
@@ -252,15 +252,17 @@ class TaskRunner:
             return
         error = RunnerShutdown("Task was interrupted")
 
-        def give_back(connection: apsw.Connection) -> bool:
-            return fail_task(
+        def give_back(connection: apsw.Connection) -> None:
+            now_ns = clock.wall_ns()
+            end_open_spans(connection, task_no=active.task_no, end_ns=now_ns, reason="The runner was told to stop.")
+            fail_task(
                 connection,
                 task_no=active.task_no,
                 attempt=active.attempt,
                 display=f"{active.display}\n{error!r}",
                 was_workflow_error=False,
                 progress=(),
-                now_ns=clock.wall_ns(),
+                now_ns=now_ns,
             )
 
         self._store.transact(give_back)
@@ -279,11 +281,11 @@ class TaskRunner:
             )
 
         runner_no = self._runner_no = self._store.transact(register)
-        _alive_here.add(runner_no)
+        self._store.running_here.add(runner_no)
         try:
             yield
         finally:
-            _alive_here.discard(runner_no)
+            self._store.running_here.discard(runner_no)
             with contextlib.suppress(StoreError):  # whatever ended the loop is the error to show
                 self._store.transact(
                     lambda connection: run(
@@ -333,10 +335,6 @@ class TaskRunner:
                     shown,
                     self._executor.cluster_slug,
                 )
-
-
-# Runners of this process that are inside of run_all or run_forever.
-_alive_here: set[int] = set()
 
 
 def _position_after(done: ClaimedTask | None, report: ComputedTask | FailedTask | None) -> Position | None:

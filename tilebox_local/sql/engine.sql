@@ -80,7 +80,7 @@ WHERE task_no = ?
 -- RUNNING -> any state but RUNNING, for one attempt only: a late report of a lost attempt matches no row.
 UPDATE task_records
    SET state = :state, ready = :ready, ready_ns = CASE WHEN :ready THEN :now_ns ELSE ready_ns END,
-       stopped_ns = :now_ns, lease_expires_boot_ns = NULL,
+       stopped_ns = :stopped_ns, lease_expires_boot_ns = NULL,
        display = coalesce(:display, display),
        retry_count = retry_count + :retries, crash_count = crash_count + :crashes
  WHERE task_no = :task_no AND state = 2 AND attempt = :attempt
@@ -120,6 +120,12 @@ UPDATE task_records SET unsettled_count = unsettled_count - 1 WHERE task_no = ?
 
 -- name: mark_branch_failed
 UPDATE task_records SET branch_failed = 1 WHERE task_no = ?
+
+-- name: is_job_canceled
+SELECT canceled FROM job_records WHERE job_no = ?
+
+-- name: display_of_task
+SELECT display FROM task_records WHERE task_no = ?
 
 -- name: branch_failed
 SELECT branch_failed FROM task_records WHERE task_no = ?
@@ -170,13 +176,18 @@ SELECT t.task_no, t.attempt, t.lease_expires_boot_ns, t.runner_no,
 FROM task_records t LEFT JOIN runner_records r ON r.runner_no = t.runner_no
 WHERE t.state = 2
 
--- name: end_open_spans_of_task
--- The runner is gone: its spans of this task ended when it was last seen, as far as anyone knows.
+-- name: open_spans_of_task
+-- Uses span_records_open, which an UPDATE of duration_ns could not.
+SELECT trace_no, start_ns, span_id FROM span_records
+WHERE duration_ns IS NULL AND task_no = :task_no
+  AND trace_no = (SELECT trace_no FROM trace_records r JOIN task_records t ON t.job_no = r.job_no
+                  WHERE t.task_no = :task_no)
+
+-- name: end_open_span
+-- The runner is gone: the span ended when it was last seen, as far as anyone knows.
 UPDATE span_records
    SET duration_ns = max(0, :end_ns - start_ns), status_code = 2, status_message = :message
- WHERE duration_ns IS NULL AND task_no = :task_no
-   AND trace_no = (SELECT trace_no FROM trace_records r JOIN task_records t ON t.job_no = r.job_no
-                   WHERE t.task_no = :task_no)
+ WHERE trace_no = :trace_no AND start_ns = :start_ns AND span_id = :span_id
 
 -- name: insert_runner
 INSERT INTO runner_records
@@ -208,6 +219,7 @@ UPDATE cluster_records
 UPDATE cluster_records SET deleted_ns = ? WHERE slug = ? AND deletable AND deleted_ns IS NULL
 
 -- name: cluster_has_open_tasks
+-- A scan of the tasks, for an administrative command.
 SELECT EXISTS (SELECT 1 FROM task_records t JOIN cluster_records c ON c.cluster_no = t.cluster_no
                WHERE c.slug = ? AND c.deleted_ns IS NULL AND t.state IN (1, 2))
 

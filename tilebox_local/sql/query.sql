@@ -89,7 +89,7 @@ WHERE t.job_no = ?
 ORDER BY t.task_no
 
 -- name: group_dependencies_of_job
-SELECT d.group_no, d.depends_on_no FROM group_dependency_records d
-JOIN group_records g ON g.group_no = d.group_no
-WHERE g.job_no = ?
-ORDER BY d.group_no, d.depends_on_no
+SELECT DISTINCT t.group_no, d.depends_on_no
+FROM task_records t JOIN group_dependency_records d ON d.group_no = t.group_no
+WHERE t.job_no = ?
+ORDER BY t.group_no, d.depends_on_no

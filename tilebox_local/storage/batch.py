@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from tilebox_local.observability.span import RecordingSpan
     from tilebox_local.storage.rows import LogItem, Reference, TraceScope
 
-__all__ = ["Batch"]
+__all__ = ["STORE_ERRORS", "Batch"]
 
 # apsw caches statements of up to 16 KiB; 512 rows of 13 columns stay below.
 _CHUNK_SIZES = (512, 64, 8, 1)
 # These say that the store, not the row, is at fault.
-_STORE_ERRORS = (
+STORE_ERRORS = (
     apsw.BusyError,
     apsw.CantOpenError,
     apsw.CorruptError,
@@ -155,7 +155,7 @@ class Batch:
             try:
                 connection.execute(_insert_statement(name, width, count), chunk)
                 self._inserted += count
-            except _STORE_ERRORS:
+            except STORE_ERRORS:
                 raise
             except Exception:  # noqa: BLE001 -- an unfit row; find it
                 for first in range(0, len(chunk), width):
@@ -166,13 +166,13 @@ class Batch:
         statement = _insert_statement(name, len(row), 1)
         try:
             connection.execute(statement, row)
-        except _STORE_ERRORS:
+        except STORE_ERRORS:
             raise
         except Exception:  # noqa: BLE001
             repaired = [clean_text(value) if isinstance(value, str) else value for value in row]
             try:
                 connection.execute(statement, repaired)
-            except _STORE_ERRORS:
+            except STORE_ERRORS:
                 raise
             except Exception as error:  # noqa: BLE001
                 self._quarantine(connection, kind, error, repaired)

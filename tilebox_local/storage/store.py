@@ -71,6 +71,7 @@ class Store:
         self._users = 1
         self._readers: list[apsw.Connection] = []
         self._resources: dict[str | None, Reference] = {}
+        self.running_here: set[int] = set()  # rows of the runners of this process that are at work
         if path is None:
             name = f"tilebox-local-{next(_memory_numbers)}"
             self.filename, self._label = f"file:/{name}?vfs=memdb", MEMORY
@@ -224,6 +225,7 @@ class Store:
     def after_fork_in_child(self) -> None:
         """Drop what belongs to the parent without closing it."""
         self._lock.after_fork_in_child()
+        self.running_here = set()
         _leaked.extend(self._readers)
         self._readers = []
         for service, reference in self._resources.items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import threading
+import contextlib
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,21 +18,22 @@ class ChangeWatch:
     """Wait for commits. A wake-up is a hint: it may come early, twice, or for nothing. Close it after use."""
 
     def __init__(self, store: Store) -> None:
-        self._event = threading.Event()
+        # Not an Event: `wake` is called from signal handlers, which may interrupt a wait of the same thread.
+        self._changes: SimpleQueue[None] = SimpleQueue()
         self._writer = store.writer
-        self._writer.on_commit.append(self._event.set)
+        self._writer.on_commit.append(self.wake)
         self._observer: Any = None
         if store.path is not None:
             from watchdog.events import FileSystemEvent, FileSystemEventHandler
             from watchdog.observers import Observer
 
             wal = f"{store.path}-wal"
-            event = self._event
+            wake = self.wake
 
             class Handler(FileSystemEventHandler):
                 def on_any_event(self, change: FileSystemEvent) -> None:
                     if change.src_path == wal and change.event_type in ("modified", "created"):
-                        event.set()
+                        wake()
 
             observer = Observer()
             try:
@@ -42,19 +44,20 @@ class ChangeWatch:
             except OSError:  # out of inotify watches: the backstop has to do
                 self._observer = None
 
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for a change, at most `timeout_s` seconds and at most half a second; whether there was one."""
-        found = self._event.wait(_BACKSTOP_S if timeout_s is None else min(timeout_s, _BACKSTOP_S))
-        self._event.clear()
-        return found
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Wait for a change, at most `timeout_s` seconds and at most half a second."""
+        with contextlib.suppress(Empty):
+            self._changes.get(timeout=_BACKSTOP_S if timeout_s is None else min(timeout_s, _BACKSTOP_S))
+            while True:
+                self._changes.get_nowait()
 
     def wake(self) -> None:
-        """End a wait now."""
-        self._event.set()
+        """End a wait now, or the next one. Reentrant."""
+        self._changes.put(None)
 
     def close(self) -> None:
         """Stop watching."""
-        self._writer.on_commit.remove(self._event.set)
+        self._writer.on_commit.remove(self.wake)
         if self._observer is not None:
             self._observer.stop()
             self._observer.join()

@@ -27,7 +27,7 @@ import apsw
 from tilebox_local import clock
 from tilebox_local.catalog import run, value
 from tilebox_local.errors import FlushTimeoutError, StoreClosedError
-from tilebox_local.storage.batch import Batch
+from tilebox_local.storage.batch import STORE_ERRORS, Batch
 from tilebox_local.storage.connection import set_synchronous, translate_error
 
 if TYPE_CHECKING:
@@ -511,8 +511,8 @@ def _run_command(connection: apsw.Connection, command: _Command) -> None:
     connection.execute("SAVEPOINT command")
     try:
         command.result = command.function(connection)
-    except apsw.Error:
-        raise  # the disk or the lock: the whole transaction has to go
+    except STORE_ERRORS:
+        raise  # the whole transaction has to go
     except BaseException as error:  # noqa: BLE001 -- raised again in the thread that waits
         connection.execute("ROLLBACK TO command")
         command.error = error
