@@ -61,8 +61,8 @@ def update_cluster(connection: apsw.Connection, slug: str, name: str | None, des
 
 def delete_cluster(connection: apsw.Connection, slug: str, now_ns: int) -> None:
     """Delete a cluster that has no queued or running task and is not the default one. Raises ArgumentError."""
-    cluster_no(connection, slug)
-    if value(connection, "cluster_has_open_tasks", (slug,)):
+    number = cluster_no(connection, slug)
+    if value(connection, "cluster_has_open_tasks", {"cluster_no": number}):
         raise ArgumentError(f"The cluster {slug!r} has queued or running tasks; run or cancel their jobs first.")
     run(connection, "delete_cluster", (now_ns, slug))
     if connection.changes() == 0:

@@ -85,8 +85,10 @@ def _validate_group(submissions: TaskSubmissions, index: int, group: TaskSubmiss
     for retries in group.max_retries_values:
         if not hasattr(retries, "__index__"):
             raise ArgumentError(f"max_retries must be a whole number, but is {retries!r}.")
-        if not 0 <= retries <= _MAX_RETRIES:
-            raise ArgumentError(f"max_retries must not be negative or more than {_MAX_RETRIES}, but is {retries}.")
+        if retries < 0:
+            raise ArgumentError(f"max_retries must not be negative, but is {retries}.")
+        if retries > _MAX_RETRIES:
+            raise ArgumentError(f"max_retries must not be more than {_MAX_RETRIES}, but is {retries}.")
 
 
 def _check_acyclic(groups: list[TaskSubmissionGroup]) -> None:

@@ -24,7 +24,7 @@ from tilebox_local.observability._logging import (
     task_logger,
 )
 from tilebox_local.observability.span import RecordingSpan, current_recording_span
-from tilebox_local.storage.attributes import capture_attributes, clean_text
+from tilebox_local.storage.attributes import capture_attributes, clean_text, text_of
 from tilebox_local.storage.rows import LogItem
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _append(record: logging.LogRecord, writer: Writer, resource: Reference, span
             time_ns=int(record.created * 1_000_000) * 1000,
             severity_number=_severity_number(record.levelno),
             severity_text=_SEVERITY_TEXTS.get(record.levelname, record.levelname),
-            body=clean_text(record.getMessage()),
+            body=_body(record),
             attributes=capture_attributes(attributes),
             logger=record.name,
             resource=resource,
@@ -106,6 +106,13 @@ def _append(record: logging.LogRecord, writer: Writer, resource: Reference, span
             is_span_event=span is not None,
         )
     )
+
+
+def _body(record: logging.LogRecord) -> str:
+    try:
+        return clean_text(record.getMessage())
+    except Exception:  # noqa: BLE001 -- a message that does not fit its arguments is still a message
+        return clean_text(f"{text_of(record.msg)} {text_of(record.args)}")
 
 
 def _normalized(attributes: dict[str, Any]) -> dict[str, Any]:

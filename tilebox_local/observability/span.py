@@ -24,7 +24,7 @@ from opentelemetry import trace as otel_trace
 from opentelemetry.context.context import Context
 
 from tilebox_local.ids import _getrandbits, new_span_id, new_trace_id, signed64, unsigned64
-from tilebox_local.storage.attributes import capture_attributes, capture_value, clean_text
+from tilebox_local.storage.attributes import capture_attributes, capture_value, clean_text, encode_attributes, text_of
 from tilebox_local.storage.rows import Reference, TraceScope
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class RecordingSpan(otel_trace.Span):
     instrumentation = "tilebox.com/observability"
     trace_state: str | None = None
     events: list[tuple[str, int, dict[str, Any] | None]] | None = None
-    links: Sequence[otel_trace.Link] = ()
+    links: tuple[tuple[otel_trace.SpanContext, dict[str, Any] | None], ...] = ()
     dropped_attributes = 0
     dropped_events = 0
 
@@ -122,14 +122,13 @@ class RecordingSpan(otel_trace.Span):
         instrumentation: str,
     ) -> None:
         """Set what a caller may give at the start."""
-        if kind is not otel_trace.SpanKind.INTERNAL:
+        if kind is not otel_trace.SpanKind.INTERNAL and isinstance(kind, otel_trace.SpanKind):
             self.otlp_kind = kind.value + 1
             self.has_details = True
         if attributes:
             self.set_attributes(attributes)
-        if links:
-            self.links = tuple(links)
-            self.has_details = True
+        for link in _as_links(links):
+            self.add_link(link.context, link.attributes)
         if instrumentation != RecordingSpan.instrumentation:
             self.instrumentation = instrumentation
             self.has_details = True
@@ -144,6 +143,7 @@ class RecordingSpan(otel_trace.Span):
         self._begin(start_time)
 
     def _begin(self, start_time: int | None) -> None:
+        start_time = _as_instant(start_time)
         self.start_ns = time_ns() if start_time is None else start_time
         self.monotonic_start_ns = perf_counter_ns()
         if start_time is not None:
@@ -182,6 +182,7 @@ class RecordingSpan(otel_trace.Span):
         if self.duration_ns is not None:
             _log.warning("Span %r was ended twice.", self.name)
             return
+        end_time = _as_instant(end_time)
         if end_time is None:
             self.duration_ns = perf_counter_ns() - self.monotonic_start_ns
         else:
@@ -224,6 +225,8 @@ class RecordingSpan(otel_trace.Span):
         if self.duration_ns is not None:
             self._warn_ended("attribute", key)
             return
+        if type(key) is not str:
+            key = text_of(key)
         attributes = self.attributes
         if attributes is None:
             attributes = self.attributes = {}
@@ -232,14 +235,17 @@ class RecordingSpan(otel_trace.Span):
             self.has_details = True
             return
         kind = type(value)
-        if kind is str or kind is bool or (kind is int and _INT64_MIN <= value <= _INT64_MAX):
-            attributes[key] = value
-        else:
-            attributes[key] = capture_value(value)
+        if not (kind is str or kind is bool or (kind is int and _INT64_MIN <= value <= _INT64_MAX)):
+            value = capture_value(value)
+        attributes[key] = value
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Set several attributes."""
-        for key, value in attributes.items():
+        try:
+            items = list(attributes.items())
+        except Exception:  # noqa: BLE001 -- telemetry must not raise
+            items = [("$invalid", attributes)]
+        for key, value in items:
             self.set_attribute(key, value)
 
     def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
@@ -258,9 +264,12 @@ class RecordingSpan(otel_trace.Span):
     def add_link(self, context: otel_trace.SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
         """Link another span, of this or another trace."""
         if self.duration_ns is not None:
-            self._warn_ended("link", f"{context.span_id:016x}")
+            self._warn_ended("link", "")
             return
-        self.links = (*self.links, otel_trace.Link(context, dict(attributes) if attributes else None))
+        if not _is_span_context(context):
+            _log.warning("Span %r: %s is no span context, the link is ignored.", self.name, type(context).__name__)
+            return
+        self.links = (*self.links, (context, capture_attributes(attributes)))
         self.has_details = True
 
     def update_name(self, name: str) -> None:
@@ -345,11 +354,12 @@ class RecordingSpan(otel_trace.Span):
         return orjson.dumps(
             [
                 {
-                    "trace_id": f"{link.context.trace_id:032x}",
-                    "span_id": f"{link.context.span_id:016x}",
-                    "attributes": capture_attributes(link.attributes) or {},
+                    "trace_id": f"{context.trace_id:032x}",
+                    "span_id": f"{context.span_id:016x}",
+                    # A fragment keeps the repairs that the encoder of attributes makes.
+                    "attributes": orjson.Fragment(encode_attributes(attributes) or "{}"),
                 }
-                for link in self.links
+                for context, attributes in self.links
             ]
         ).decode()
 
@@ -398,8 +408,8 @@ class CurrentSpan(RecordingSpan):
             span = unsampled_child(parent)
             self._token: Token[Context] = _attach(otel_trace.set_span_in_context(span, context))
             return span
-        self._enter(context)
         self.start(parent, self.start_time)
+        self._enter(context)
         return self
 
     def enter_task(self, scope: TraceScope, root_span_id: int, task_no: int) -> None:
@@ -453,6 +463,28 @@ class CurrentSpan(RecordingSpan):
                 return function(*args, **kwargs)
 
         return wrapper
+
+
+def _as_instant(value: Any) -> int | None:
+    """An instant that a caller gave, None for what is no number."""
+    if value is None or type(value) is int:
+        return value
+    try:
+        return int(value)
+    except Exception:  # noqa: BLE001 -- telemetry must not raise
+        _log.warning("%s is no time in nanoseconds; the current time is taken.", type(value).__name__)
+        return None
+
+
+def _is_span_context(value: object) -> bool:
+    return isinstance(value, otel_trace.SpanContext)
+
+
+def _as_links(links: Any) -> list[otel_trace.Link]:
+    try:
+        return [link for link in links or () if isinstance(link, otel_trace.Link)]
+    except Exception:  # noqa: BLE001 -- telemetry must not raise
+        return []
 
 
 def is_unsampled(parent: otel_trace.Span | None) -> bool:

@@ -21,6 +21,7 @@ from tilebox_local.observability.span import (
     parent_from_context,
     unsampled_child,
 )
+from tilebox_local.storage.attributes import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -183,7 +184,7 @@ class LocalTracerProvider(otel_trace.TracerProvider):
         attributes: Mapping[str, Any] | None = None,  # noqa: ARG002
     ) -> otel_trace.Tracer:
         """A tracer whose spans carry the module's name as scope."""
-        return LocalTracer(self._writer, self._resource, instrumenting_module_name or "unknown")
+        return LocalTracer(self._writer, self._resource, text_of(instrumenting_module_name or "unknown"))
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Wait until all ended spans are committed."""

@@ -219,9 +219,10 @@ UPDATE cluster_records
 UPDATE cluster_records SET deleted_ns = ? WHERE slug = ? AND deletable AND deleted_ns IS NULL
 
 -- name: cluster_has_open_tasks
--- A scan of the tasks, for an administrative command.
-SELECT EXISTS (SELECT 1 FROM task_records t JOIN cluster_records c ON c.cluster_no = t.cluster_no
-               WHERE c.slug = ? AND c.deleted_ns IS NULL AND t.state IN (1, 2))
+-- Claimable tasks are one seek away; the partial indexes over running and waiting tasks are scanned.
+SELECT EXISTS (SELECT 1 FROM task_records WHERE ready = 1 AND cluster_no = :cluster_no)
+    OR EXISTS (SELECT 1 FROM task_records WHERE state = 2 AND cluster_no = :cluster_no)
+    OR EXISTS (SELECT 1 FROM task_records WHERE state = 1 AND ready = 0 AND cluster_no = :cluster_no)
 
 -- name: find_job_no
 SELECT job_no FROM job_records WHERE job_id = ?

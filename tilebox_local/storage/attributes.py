@@ -8,19 +8,30 @@ The tags are documented at the head of schema.sql.
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-__all__ = ["capture_attributes", "capture_value", "clean_text", "decode_attributes", "encode_attributes"]
+__all__ = [
+    "capture_attributes",
+    "capture_value",
+    "clean_text",
+    "decode_attributes",
+    "encodable",
+    "encode_attributes",
+    "text_of",
+]
 
 MAX_TEXT_CHARS = 64 * 1024
+_NOTE_CHARS = 40
 _MAX_DEPTH = 32
 _MAX_ITEMS = 10_000
+_MAX_INT_BITS = 4 * (MAX_TEXT_CHARS - 10)  # as hexadecimal digits
 _MAX_JSON_BYTES = 1024 * 1024
 _INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
 _dumps = orjson.dumps
@@ -28,8 +39,13 @@ _dumps = orjson.dumps
 
 def clean_text(value: str) -> str:
     """`value` as text that every reader can decode, at most 64 Ki characters long."""
-    if len(value) > MAX_TEXT_CHARS:
+    if len(value) > MAX_TEXT_CHARS + _NOTE_CHARS:  # what was cut once is not cut again
         value = f"{value[:MAX_TEXT_CHARS]}… ({len(value)} characters)"
+    return encodable(value)
+
+
+def encodable(value: str) -> str:
+    """`value` with lone surrogates spelled out, at its full length."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -37,49 +53,73 @@ def clean_text(value: str) -> str:
     return value
 
 
-def clean_value(value: Any, depth: int = 0) -> Any:
+def text_of(value: object) -> str:
+    """`str(value)` cleaned, or a note if the value cannot be shown. Never raises."""
+    try:
+        return clean_text(str(value))
+    except Exception:  # noqa: BLE001 -- user objects may raise anything; telemetry must not
+        return f"<unprintable {type(value).__name__}>"
+
+
+class _Budget:
+    """Items that one value may still hold: without it, a cycle with two branches has 2 ** 32 of them."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = _MAX_ITEMS
+
+    def take(self, items: Iterable[Any]) -> list[Any]:
+        taken = list(itertools.islice(items, self.left))
+        self.left -= len(taken)
+        return taken
+
+
+def clean_value(value: Any, depth: int = 0, budget: _Budget | None = None) -> Any:
     """`value` as something that orjson encodes exactly and SQLite's JSON functions accept. Never raises."""
     kind = type(value)
     if value is None or kind is bool:
         return value
     if kind is int:
-        return value if _INT64_MIN <= value <= _INT64_MAX else {"$int": clean_text(_int_text(value))}
+        return value if _INT64_MIN <= value <= _INT64_MAX else _big_int(value)
     if kind is float:
         return value if math.isfinite(value) else {"$float": _float_text(value)}
     if kind is str:
         return clean_text(value)
-    if kind in (bytes, bytearray, memoryview):
-        return {"$bytes": base64.b64encode(bytes(value)[:MAX_TEXT_CHARS]).decode("ascii")}
     if depth >= _MAX_DEPTH:
         return "… (nested too deeply)"
     try:
-        return _clean_container(value, depth)
-    except Exception:  # noqa: BLE001 -- user objects may raise anything; telemetry must not
+        return _clean_object(value, depth, budget or _Budget())
+    except Exception:  # noqa: BLE001 -- as above
         return f"<unserializable {kind.__name__}>"
 
 
-def _clean_container(value: Any, depth: int) -> Any:
+def _clean_object(value: Any, depth: int, budget: _Budget) -> Any:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return {"$bytes": base64.b64encode(bytes(value)[:MAX_TEXT_CHARS]).decode("ascii")}
     if isinstance(value, dict):
-        cleaned = {clean_text(str(key)): clean_value(item, depth + 1) for key, item in list(value.items())[:_MAX_ITEMS]}
+        items = budget.take(value.items())
+        cleaned = {text_of(key): clean_value(item, depth + 1, budget) for key, item in items}
         if len(cleaned) == 1 and next(iter(cleaned)).startswith("$"):
             return {"$object": cleaned}
         return cleaned
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [clean_value(item, depth + 1) for item in list(value)[:_MAX_ITEMS]]
-    if isinstance(value, (bool, int, float, str, bytes)):  # subclasses, e.g. IntEnum and numpy.float64
-        for base in (bool, int, float, str, bytes):
-            if isinstance(value, base):
-                return clean_value(base(value), depth)  # type: ignore[arg-type]
+        return [clean_value(item, depth + 1, budget) for item in budget.take(value)]
+    for base in (bool, int, float, str):  # subclasses, e.g. IntEnum and numpy.float64
+        if isinstance(value, base):
+            return clean_value(base(value), depth, budget)
     if hasattr(value, "tolist"):  # numpy scalars and arrays
-        return clean_value(value.tolist(), depth + 1)
+        return clean_value(value.tolist(), depth + 1, budget)
     return clean_text(str(value))
 
 
-def _int_text(value: int) -> str:
+def _big_int(value: int) -> Any:
+    if value.bit_length() > _MAX_INT_BITS:
+        return f"<int of {value.bit_length()} bits>"
     try:
-        return str(value)
+        return {"$int": str(value)}
     except ValueError:  # more digits than sys.set_int_max_str_digits allows
-        return hex(value)
+        return {"$int": hex(value)}
 
 
 def _float_text(value: float) -> str:
@@ -98,7 +138,7 @@ def capture_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any] |
     if not attributes:
         return None
     try:
-        return {key if type(key) is str else str(key): clean_value(value) for key, value in attributes.items()}
+        return {key if type(key) is str else text_of(key): clean_value(value) for key, value in attributes.items()}
     except Exception as error:  # noqa: BLE001 -- odd mappings; telemetry must not raise
         return {"$invalid": f"<unreadable attributes: {type(error).__name__}>"}
 
@@ -121,7 +161,7 @@ def encode_attributes(attributes: dict[str, Any] | None) -> str | None:
 
 
 def _encode_repaired(attributes: dict[str, Any]) -> str:
-    repaired = {clean_text(str(key)): _repair(value) for key, value in attributes.items()}
+    repaired = {text_of(key): _repair(value) for key, value in attributes.items()}
     encoded = _dumps(repaired)
     if len(encoded) > _MAX_JSON_BYTES:
         cut = {key[:200]: _dumps(value).decode("utf-8", "replace")[:1000] for key, value in repaired.items()}

@@ -14,7 +14,7 @@ import apsw
 from tilebox_local import clock
 from tilebox_local.catalog import run, sql, value
 from tilebox_local.storage import rows
-from tilebox_local.storage.attributes import clean_text
+from tilebox_local.storage.attributes import clean_text, encodable, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,13 @@ __all__ = ["STORE_ERRORS", "Batch"]
 
 # apsw caches statements of up to 16 KiB; 512 rows of 13 columns stay below.
 _CHUNK_SIZES = (512, 64, 8, 1)
+_JSON_COLUMNS = {
+    "insert_spans": {10},
+    "insert_full_spans": {10, 14},
+    "insert_events": {5},
+    "insert_logs": {12},
+}
+_DURATION = 4  # position of duration_ns in a span's row
 # These say that the store, not the row, is at fault.
 STORE_ERRORS = (
     apsw.BusyError,
@@ -89,11 +96,14 @@ class Batch:
         self.spans, self.logs, self.open_spans = [], [], []
         self.undo.clear()
 
+    def undo_since(self, mark: int) -> None:
+        """What happened since `undo` was `mark` long is rolled back: take back the numbers it gave."""
+        while len(self.undo) > mark:
+            self.undo.pop()()
+
     def rollback(self) -> None:
-        """The transaction is undone: take back the numbers it gave."""
-        for undo in reversed(self.undo):
-            undo()
-        self.undo.clear()
+        """The transaction is rolled back: take back the numbers it gave."""
+        self.undo_since(0)
         self.open_spans = []
 
     # -- numbers ------------------------------------------------------------------------------------------------
@@ -136,7 +146,7 @@ class Batch:
         return resource.no
 
     def _number_scope(self, connection: apsw.Connection, name: str) -> None:
-        cleaned = clean_text(name)
+        cleaned = text_of(name)
         number = value(connection, "find_scope", (cleaned, ""))
         if number is None:
             number = value(connection, "insert_scope", (cleaned, ""))
@@ -169,20 +179,34 @@ class Batch:
         except STORE_ERRORS:
             raise
         except Exception:  # noqa: BLE001
-            repaired = [clean_text(value) if isinstance(value, str) else value for value in row]
+            whole = _JSON_COLUMNS[name]  # cut JSON is no JSON
+            repaired = [
+                value if not isinstance(value, str) else encodable(value) if column in whole else clean_text(value)
+                for column, value in enumerate(row)
+            ]
             try:
                 connection.execute(statement, repaired)
             except STORE_ERRORS:
                 raise
             except Exception as error:  # noqa: BLE001
+                if kind == "span" and row[_DURATION] is None:
+                    return  # still open: it is judged when it ends
                 self._quarantine(connection, kind, error, repaired)
                 return
         self._inserted += 1
 
     def _quarantine(self, connection: apsw.Connection, kind: str, error: Exception, row: list[Any]) -> None:
-        reason = clean_text(f"{type(error).__name__}: {error}")
-        run(connection, "insert_quarantine", (self.writer_no, clock.wall_ns(), kind, reason, clean_text(ascii(row))))
+        reason = text_of(f"{type(error).__name__}: {text_of(error)}")
+        content = clean_text(f"[{', '.join(_shown(value) for value in row)}]")
+        run(connection, "insert_quarantine", (self.writer_no, clock.wall_ns(), kind, reason, content))
         self.new_quarantined_count += 1
+
+
+def _shown(value: object) -> str:
+    try:
+        return ascii(value)
+    except Exception:  # noqa: BLE001 -- user objects may raise anything
+        return f"<unprintable {type(value).__name__}>"
 
 
 def _discard(numbers: dict[str, int], name: str) -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "READER_TIMEOUT_S",
     "enable_wal",
     "immediate",
+    "keep_log_at_close",
     "open_checkpointer",
     "open_reader",
     "open_writer",
@@ -81,6 +82,8 @@ def translate_error(error: apsw.Error, path: str) -> StoreError:
             break
     else:
         kind = StoreError
+    if kind is NotATileboxStoreError:
+        return kind(f"{path} is not a SQLite database.", hint=_HINTS[kind])
     return kind(f"{path}: {error}.", hint=_HINTS.get(kind))
 
 
@@ -175,6 +178,11 @@ def set_synchronous(connection: apsw.Connection, *, full: bool) -> None:
     """FULL (2) waits for the disk at each commit, NORMAL (1) at checkpoints only. Outside of transactions."""
     value = 2 if full else 1
     connection.pragma("synchronous", value)
+
+
+def keep_log_at_close(connection: apsw.Connection, keep: bool) -> None:
+    """Whether closing the last connection leaves the write-ahead log alone: it may be a stranger's."""
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keep))
 
 
 def enable_wal(connection: apsw.Connection) -> None:

@@ -25,8 +25,6 @@ __all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "ensure_schema", "read_schema_sql
 APPLICATION_ID = 0x54424C58  # "TBLX"
 SCHEMA_VERSION = 1000
 
-_SQLITE_MAGIC = b"SQLite format 3\x00"
-
 
 @cache
 def read_schema_sql() -> str:
@@ -35,24 +33,6 @@ def read_schema_sql() -> str:
     if packaged.is_file():
         return packaged.read_text(encoding="utf-8")
     return (Path(__file__).parents[2] / "schema.sql").read_text(encoding="utf-8")
-
-
-def check_file_header(path: Path) -> None:
-    """Refuse a file that cannot be a SQLite database, before SQLite has it open.
-
-    Reading the header through a file of our own is safe only while this process has no connection to it: closing
-    any descriptor of a file drops all POSIX locks that the process holds on it.
-    """
-    try:
-        with path.open("rb") as file:
-            header = file.read(100)
-    except FileNotFoundError:
-        return
-    if header and header[:16] != _SQLITE_MAGIC:
-        raise NotATileboxStoreError(
-            f"{path} is not a SQLite database.",
-            hint="Nothing was written to it; choose another path for the store.",
-        )
 
 
 def statements(sql: str) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import itertools
+import logging
 import os
 import threading
 import weakref
@@ -13,13 +13,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tilebox_local.errors import FlushTimeoutError, NotATileboxStoreError, StoreClosedError, StoreError, StoreOpenError
+from tilebox_local.errors import (
+    FlushTimeoutError,
+    NotATileboxStoreError,
+    StoreClosedError,
+    StoreCorruptError,
+    StoreError,
+    StoreOpenError,
+)
 from tilebox_local.resource import process_resource, resource_key
 from tilebox_local.storage.checkpointer import Checkpointer
-from tilebox_local.storage.connection import open_checkpointer, open_reader, open_writer, translate_errors
+from tilebox_local.storage.connection import (
+    keep_log_at_close,
+    open_checkpointer,
+    open_reader,
+    open_writer,
+    translate_errors,
+)
 from tilebox_local.storage.lockfile import LockFile
 from tilebox_local.storage.rows import Reference
-from tilebox_local.storage.schema import check_file_header, ensure_schema
+from tilebox_local.storage.schema import ensure_schema
 from tilebox_local.storage.writer import Writer, WriterStats
 
 if TYPE_CHECKING:
@@ -33,6 +46,9 @@ T = TypeVar("T")
 
 MEMORY = ":memory:"
 _EXIT_TIMEOUT_S = 10.0
+_SMALLEST_DATABASE = 512
+
+_log = logging.getLogger("tilebox.workflows.internal")
 
 _stores: dict[str, Store] = {}
 _stores_lock = threading.Lock()
@@ -78,7 +94,6 @@ class Store:
             self._lock = LockFile(None)
         else:
             self.filename, self._label = path.as_uri(), str(path)
-            _check_path(path)
             self._lock = LockFile(f"{path}.lock")
         connection = self._open_checked()
         self._checkpointer = Checkpointer(partial(open_checkpointer, self.filename))
@@ -109,13 +124,16 @@ class Store:
         """Open the write connection under the lock file, and make sure of the schema."""
         try:
             if self.path is not None:
-                check_file_header(self.path)
+                _check_path(self.path)
             with self._lock.held(), translate_errors(self._label):
                 if self.path is not None and not self.path.exists():
                     self.path.touch(mode=0o600)
+                has_log = self.path is not None and self.path.with_name(f"{self.path.name}-wal").exists()
                 connection = open_writer(self.filename, full_sync=self._full_sync)
                 try:
+                    keep_log_at_close(connection, has_log)
                     ensure_schema(connection, self._label)
+                    keep_log_at_close(connection, False)
                 except BaseException:
                     connection.close()
                     raise
@@ -242,13 +260,21 @@ def _check_path(path: Path) -> None:
         raise StoreOpenError(f"{path} is a directory.", hint="Name a file in it, such as tilebox.db.")
     if not path.parent.is_dir():
         raise StoreOpenError(f"{path} cannot be created: {path.parent} does not exist.", hint="Create it first.")
+    if path.exists() and 0 < path.stat().st_size < _SMALLEST_DATABASE:  # SQLite would take it for an empty file
+        if path.read_bytes().startswith(b"SQLite format 3\0"):
+            raise StoreCorruptError(f"{path} is cut off: it has the head of a SQLite database and nothing else.")
+        raise NotATileboxStoreError(
+            f"{path} is not a SQLite database.", hint="Nothing was written to it; choose another path for the store."
+        )
 
 
 def _close_all() -> None:
     for store in list(_all_stores):
         if not store.is_closed:
-            with contextlib.suppress(FlushTimeoutError):
+            try:
                 store._shut_down()
+            except (FlushTimeoutError, StoreError) as error:
+                _log.error("%s", error)  # the interpreter exits: there is nobody to raise to
 
 
 def _after_fork_in_child() -> None:

@@ -26,7 +26,7 @@ import apsw
 
 from tilebox_local import clock
 from tilebox_local.catalog import run, value
-from tilebox_local.errors import FlushTimeoutError, StoreClosedError
+from tilebox_local.errors import FlushTimeoutError, StoreClosedError, StoreError
 from tilebox_local.storage.batch import STORE_ERRORS, Batch
 from tilebox_local.storage.connection import set_synchronous, translate_error
 
@@ -129,13 +129,17 @@ class Writer:
         self._writer_no: int | None = None
         self._log_count = 0
         self._dropped = 0
-        self._dropped_reported = 0
+        self._dropped_reported = 0  # of them, in the file
+        self._dropped_reporting = 0  # of them, in the transaction under way
         self._shedding = False
         self._stopping = False
         self._synced_at = 0
         self._unsynced = False
         self._is_connection_full = self._full_sync
         self._failures = 0
+        self._last_error: BaseException | None = None
+        self._is_writing = False  # between taking records from the queues and the end of their transaction
+        self._has_ended = False
         self._transactions = 0
         self._failed_transactions = 0
 
@@ -204,23 +208,28 @@ class Writer:
             return
         command = self._submit(_nothing)
         if not command.done.acquire(timeout=-1 if timeout_s is None else timeout_s):
-            pending = len(self.spans) + len(self.logs) + len(self._batch)
+            pending = self._pending()
             raise FlushTimeoutError(f"{pending} records are still queued after {timeout_s} s.", pending=pending)
         if command.error is not None:
             raise command.error
 
     def has_work(self) -> bool:
         """Whether anything was appended that is not committed yet."""
-        return bool(self.spans or self.logs or self._commands or self._batch)
+        return bool(self._is_writing or self.spans or self.logs or self._commands or self._batch)
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Write what is queued, wait for the disk, close the connection. Idempotent.
 
-        Raises FlushTimeoutError if it takes longer than `timeout_s` seconds: the process should go on exiting.
+        What other threads append meanwhile is dropped.
+
+        Raises:
+            FlushTimeoutError: it takes longer than `timeout_s` seconds: the process should go on exiting.
+            StoreError: the disk refuses what is queued; it is lost.
         """
-        if self._closed:
-            return
-        self._closed = True
+        with self._start_lock:
+            if self._closed:
+                return
+            self._closed = True
         thread = self._thread
         if thread is None:
             if self._connection is not None:
@@ -231,13 +240,21 @@ class Writer:
         self._wakeups.put(None)
         thread.join(timeout_s)
         if thread.is_alive():
-            pending = len(self.spans) + len(self.logs) + len(self._batch)
-            raise FlushTimeoutError(f"{self._path}: {pending} records could not be written.", pending=pending)
+            pending = self._pending()
+            raise FlushTimeoutError(f"{self._path}: {pending} records are not written yet.", pending=pending)
+        if self._batch:
+            message = (
+                f"{self._path}: {len(self._batch)} records are lost, they could not be written: {self._last_error}."
+            )
+            raise StoreError(message) from self._last_error
+
+    def _pending(self) -> int:
+        return len(self.spans) + len(self.logs) + len(self._batch)
 
     def stats(self) -> WriterStats:
         """Counts since the process opened the store."""
         return WriterStats(
-            queued_count=len(self.spans) + len(self.logs) + len(self._batch),
+            queued_count=self._pending(),
             written_count=self._batch.written_count,
             dropped_count=self._dropped,
             quarantined_count=self._batch.quarantined_count,
@@ -266,12 +283,16 @@ class Writer:
         self._reset()
 
     def _submit(self, function: Callable[[apsw.Connection], Any]) -> _Command:
-        if self._closed:
-            raise StoreClosedError(f"{self._path} is closed.", hint="Open a new Client.")
         command = _Command(function)
-        self._commands.append(command)
+        with self._start_lock:
+            if self._closed or self._has_ended:
+                raise self._closed_error()
+            self._commands.append(command)
         self._wake()
         return command
+
+    def _closed_error(self) -> StoreClosedError:
+        return StoreClosedError(f"{self._path} is closed.", hint="Open a new Client.")
 
     def _wake(self) -> None:
         self.idle = False
@@ -308,16 +329,19 @@ class Writer:
     # -- writer thread ------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        """Write until told to stop; then once more, and as often again as the disk may be given a chance."""
         while True:
             self._wait()
-            if self._stopping and not self.has_work():
-                break
+            is_last = self._stopping
             try:
                 self._write()
-            except Exception as error:  # noqa: BLE001 -- the thread must live; the batch is kept and tried again
-                self._fail(error)
-                if self._stopping and self._failures >= len(_RETRY_S):
-                    break
+            except BaseException as error:  # noqa: BLE001 -- the thread must live; the batch is kept and tried again
+                with contextlib.suppress(BaseException):
+                    self._fail(error)
+                if not is_last or self._failures < len(_RETRY_S):
+                    continue
+            if is_last:
+                break
         self._finish()
 
     def _wait(self) -> None:
@@ -363,12 +387,25 @@ class Writer:
 
     def _write(self) -> None:
         """One transaction: queued telemetry, then the waiting commands."""
+        self._is_writing = True
+        try:
+            self._write_batch()
+        finally:
+            self._is_writing = False
+
+    def _write_batch(self) -> None:
         commands = _take(self._commands, len(self._commands))
         batch = self._batch
-        # Everything appended before a command commits with it; without one, batches stay small.
-        limit = None if commands else _BATCH_LIMIT
+        # Everything appended before a command commits with it; without one, batches stay small. While the disk refuses,
+        # what has been taken must not grow: memory is bounded by the queue and one batch.
+        limit = None if commands or self._stopping else _BATCH_LIMIT
+        if self._failures:
+            limit = max(0, self._queue_limit - len(batch))
         batch.spans.extend(_take(self.spans, limit))
         batch.logs.extend(_take(self.logs, limit))
+        postponed: list[_Command] = []
+        if self._failures and (self.spans or self.logs):
+            commands, postponed = [], commands
         batch.open_spans = self._old_open_spans()
         self.attention = min(_BATCH_LIMIT, self._queue_limit)
         if len(self.spans) <= self._queue_limit:
@@ -383,21 +420,24 @@ class Writer:
         except BaseException as error:
             if isinstance(error, apsw.BusyError) and not self._stopping:
                 # Somebody else's write lock: nobody's fault here, and worth waiting for.
-                self._commands.extendleft(reversed(commands))
+                self._commands.extendleft(reversed(commands + postponed))
                 raise
             failure = translate_error(error, self._path) if isinstance(error, apsw.Error) else error
-            for command in commands:
+            for command in commands + postponed:
                 command.error = failure
                 command.done.release()
             raise
         batch.commit()
+        self._dropped_reported += self._dropped_reporting
         self._shedding = False
         self._failures = 0
         self._transactions += 1
         for command in commands:
             command.done.release()
-        for notify in self.on_commit:
-            notify()
+        self._commands.extendleft(reversed(postponed))
+        for notify in list(self.on_commit):
+            with contextlib.suppress(BaseException):  # whoever listens must not stop the writer
+                notify()
 
     def _transaction(self, commands: list[_Command], *, sync_only: bool, now: int) -> None:
         connection = self._require_connection()
@@ -411,7 +451,7 @@ class Writer:
             if sync_only:
                 run(connection, "mark_synced", (clock.wall_ns(),))
             for command in commands:
-                _run_command(connection, command)
+                self._run_command(connection, command)
             connection.execute("COMMIT")
         except BaseException:
             self._batch.rollback()
@@ -433,9 +473,9 @@ class Writer:
                 log.log_no = (writer_no << 40) + self._log_count
         batch.insert(connection)
         dropped = self._dropped - self._dropped_reported
+        self._dropped_reporting = dropped
         if dropped or batch.new_quarantined_count:
             run(connection, "count_refused", (dropped, batch.new_quarantined_count, self._writer_no))
-            self._dropped_reported += dropped
 
     def number_resource(self, connection: apsw.Connection, resource: Reference) -> int:
         """Row number of a resource, inserted if it is new. Inside of a transaction only."""
@@ -458,15 +498,38 @@ class Writer:
     def _forget_writer(self) -> None:
         self._writer_no = None
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         self._failures += 1
+        self._last_error = error
         self._failed_transactions += 1
         self._shedding = self._shedding or len(self._batch) + len(self.spans) > self._queue_limit
         self._room.set()
         if self._failures in (1, 100):
             _log.error("The store %s cannot be written: %s. Telemetry is kept and tried again.", self._path, error)
 
+    def _run_command(self, connection: apsw.Connection, command: _Command) -> None:
+        """Run one command in a savepoint: if it fails, only its own changes are undone."""
+        command.error = None  # of an earlier try
+        mark = len(self._batch.undo)
+        connection.execute("SAVEPOINT command")
+        try:
+            command.result = command.function(connection)
+        except STORE_ERRORS:
+            raise  # the whole transaction has to go
+        except BaseException as error:  # noqa: BLE001 -- raised again in the thread that waits
+            connection.execute("ROLLBACK TO command")
+            self._batch.undo_since(mark)
+            command.error = translate_error(error, self._path) if isinstance(error, apsw.Error) else error
+        connection.execute("RELEASE command")
+
     def _finish(self) -> None:
+        with self._start_lock:
+            self._has_ended = True
+            commands = _take(self._commands, len(self._commands))
+        for command in commands:
+            command.error = self._closed_error()
+            command.done.release()
+        self._dropped += len(self.spans) + len(self.logs)
         connection, self._connection = self._connection, None
         if connection is None:
             return
@@ -503,17 +566,3 @@ def _take(queue: deque[T], limit: int | None) -> list[T]:
         for _ in range(count):
             taken.append(popleft())  # noqa: PERF401 -- a comprehension would lose what it has when it fails
     return taken
-
-
-def _run_command(connection: apsw.Connection, command: _Command) -> None:
-    """Run one command in a savepoint: if it fails, only its own changes are undone."""
-    command.error = None  # of an earlier try
-    connection.execute("SAVEPOINT command")
-    try:
-        command.result = command.function(connection)
-    except STORE_ERRORS:
-        raise  # the whole transaction has to go
-    except BaseException as error:  # noqa: BLE001 -- raised again in the thread that waits
-        connection.execute("ROLLBACK TO command")
-        command.error = error
-    connection.execute("RELEASE command")
