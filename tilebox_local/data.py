@@ -272,10 +272,10 @@ class FailedTask:
     ) -> FailedTask:
         """Append the error to the task's display text, which holds at most 1,024 characters."""
         try:
-            shown = repr(error)
+            display = f"{task.display}\n{error!r}"
         except Exception:  # noqa: BLE001 -- an exception that cannot be shown is still a failure of the task
-            shown = f"<unprintable {type(error).__name__}>"
-        return cls(task.id, f"{task.display}\n{shown}"[:MAX_DISPLAY_CHARS], was_workflow_error, progress_updates)
+            display = f"<unprintable {type(error).__name__}>"
+        return cls(task.id, display[:MAX_DISPLAY_CHARS], was_workflow_error, progress_updates)
 
 
 @dataclass(frozen=True)

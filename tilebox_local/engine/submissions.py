@@ -10,6 +10,7 @@ from tilebox_local.catalog import run_many, value
 from tilebox_local.data import MAX_DISPLAY_CHARS, TaskState, parse_version
 from tilebox_local.engine.clusters import cluster_no
 from tilebox_local.errors import ArgumentError
+from tilebox_local.storage.attributes import clean_text, encodable
 
 if TYPE_CHECKING:
     import apsw
@@ -122,7 +123,7 @@ def insert_submissions(
     validate_submissions(submissions)
     identifiers = [identifier_no(connection, identifier) for identifier in submissions.identifier_lookup]
     clusters = [cluster_no(connection, slug) for slug in submissions.cluster_slug_lookup]
-    displays = [display[:MAX_DISPLAY_CHARS] for display in submissions.display_lookup]
+    displays = [clean_text(display)[:MAX_DISPLAY_CHARS] for display in submissions.display_lookup]
     is_skipped = parent is not None and parent.is_branch_failed
     group_nos = _insert_groups(connection, submissions.task_groups, job_no, is_skipped=is_skipped)
     task_ids = iter(ids.new_ids(now_ns, sum(len(group.inputs) for group in submissions.task_groups)))
@@ -176,8 +177,9 @@ def _insert_groups(
 
 def identifier_no(connection: apsw.Connection, identifier: TaskIdentifier) -> int:
     """Row of a task identifier, inserted if it is new. Raises ArgumentError for an invalid one."""
-    if not 1 <= len(identifier.name.encode()) <= 256:
-        raise ArgumentError(f"A task name has 1 to 256 bytes, not {len(identifier.name.encode())}.")
+    size = len(identifier.name.encode("utf-8", "replace"))
+    if encodable(identifier.name) != identifier.name or not 1 <= size <= 256:
+        raise ArgumentError(f"A task name has 1 to 256 bytes of UTF-8, unlike {identifier.name!a} with {size}.")
     try:
         major, minor = parse_version(identifier.version)
     except ValueError as error:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tilebox_local.catalog import run, run_many, value
 from tilebox_local.data import MAX_DISPLAY_CHARS, TaskState
 from tilebox_local.engine.submissions import Parent, insert_submissions
-from tilebox_local.storage.attributes import clean_text
+from tilebox_local.storage.attributes import clean_text, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -375,7 +375,9 @@ def _clean_count(count: object) -> int:
 
 def _clean_display(display: object) -> str | None:
     """Text for people, as user code may set anything; None and "" leave the text that is there."""
-    return clean_text(str(display))[:MAX_DISPLAY_CHARS] if display else None
+    if display is None or display == "":
+        return None
+    return text_of(display)[:MAX_DISPLAY_CHARS]
 
 
 def _is_canceled(connection: apsw.Connection, job_no: int) -> bool:

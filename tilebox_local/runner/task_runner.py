@@ -26,7 +26,7 @@ from tilebox_local.engine.tasks import (
     job_of_task,
     runnable_identifiers,
 )
-from tilebox_local.errors import StoreError, TileboxLocalError
+from tilebox_local.errors import StoreError
 from tilebox_local.observability._logging import StructuredLogger, internal_logger
 from tilebox_local.runner.executor import TaskExecutor, to_task
 from tilebox_local.runner.shutdown import GracefulShutdown, RunnerShutdown
@@ -190,7 +190,7 @@ class TaskRunner:
 
         try:
             is_accepted, claimed = self._store.transact(step)
-        except TileboxLocalError as error:
+        except Exception as error:
             if isinstance(error, StoreError) or done is None or isinstance(report, FailedTask):
                 raise
             # The engine refuses the report, for a reason that belongs to the task.

@@ -178,7 +178,7 @@ WHERE t.state = 2
 
 -- name: open_spans_of_task
 -- Uses span_records_open, which an UPDATE of duration_ns could not.
-SELECT trace_no, start_ns, span_id FROM span_records
+SELECT trace_no, start_ns, span_id FROM span_records INDEXED BY span_records_open
 WHERE duration_ns IS NULL AND task_no = :task_no
   AND trace_no = (SELECT trace_no FROM trace_records r JOIN task_records t ON t.job_no = r.job_no
                   WHERE t.task_no = :task_no)
