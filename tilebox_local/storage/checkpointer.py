@@ -37,6 +37,8 @@ class Checkpointer:
         self._due = threading.Event()
         self._thread: threading.Thread | None = None
         self._is_closed = False
+        self._connection: apsw.Connection | None = None
+        self._lock = threading.Lock()  # held during a checkpoint, and from before a fork until after it
         self._requested_at = 0  # pages in the log when the background thread was last asked
 
     def attach(self, connection: apsw.Connection) -> None:
@@ -60,19 +62,33 @@ class Checkpointer:
         return apsw.SQLITE_OK
 
     def _run(self) -> None:
-        connection = self._connect()
-        try:
-            while True:
-                self._due.wait()
-                self._due.clear()
+        while True:
+            self._due.wait()
+            self._due.clear()
+            with self._lock:
                 if self._is_closed:
+                    self._close_connection()
                     return
                 # A full disk or a foreign lock is the writer's to report; the next request tries again.
                 with contextlib.suppress(apsw.Error):
-                    connection.execute("SELECT count(*) FROM store_records").fetchall()  # else it sees no log at all
-                    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        finally:
+                    if self._connection is None:
+                        self._connection = self._connect()
+                    self._connection.execute("SELECT count(*) FROM store_records").fetchall()  # else it sees no log
+                    self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def _close_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
             connection.close()
+
+    def before_fork(self) -> None:
+        """Finish the checkpoint under way and let go of the file, until `after_fork_in_parent`."""
+        self._lock.acquire()
+        self._close_connection()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._lock.release()
 
     def close(self) -> None:
         """Stop the background thread."""

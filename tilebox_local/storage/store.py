@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
 import logging
 import os
+import sys
 import threading
 import weakref
 from contextlib import contextmanager
@@ -17,7 +19,6 @@ from tilebox_local.errors import (
     FlushTimeoutError,
     NotATileboxStoreError,
     StoreClosedError,
-    StoreCorruptError,
     StoreError,
     StoreOpenError,
 )
@@ -47,6 +48,7 @@ T = TypeVar("T")
 MEMORY = ":memory:"
 _EXIT_TIMEOUT_S = 10.0
 _SMALLEST_DATABASE = 512
+_MAGIC = b"SQLite format 3\0"
 
 _log = logging.getLogger("tilebox.workflows.internal")
 
@@ -240,6 +242,23 @@ class Store:
                 self._anchor = None
             self._lock.close()
 
+    def before_fork(self) -> None:
+        """Let go of the file, as far as nobody reads right now: SQLite must not be carried across a fork."""
+        if self.path is None or self.is_closed:
+            return
+        self._checkpointer.before_fork()
+        self.writer.before_fork()
+        while self._readers:
+            with contextlib.suppress(IndexError):
+                self._readers.pop().close()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        if self.path is None or self.is_closed:
+            return
+        self.writer.after_fork_in_parent()
+        self._checkpointer.after_fork_in_parent()
+
     def after_fork_in_child(self) -> None:
         """Drop what belongs to the parent without closing it."""
         self._lock.after_fork_in_child()
@@ -260,9 +279,8 @@ def _check_path(path: Path) -> None:
         raise StoreOpenError(f"{path} is a directory.", hint="Name a file in it, such as tilebox.db.")
     if not path.parent.is_dir():
         raise StoreOpenError(f"{path} cannot be created: {path.parent} does not exist.", hint="Create it first.")
-    if path.exists() and 0 < path.stat().st_size < _SMALLEST_DATABASE:  # SQLite would take it for an empty file
-        if path.read_bytes().startswith(b"SQLite format 3\0"):
-            raise StoreCorruptError(f"{path} is cut off: it has the head of a SQLite database and nothing else.")
+    # SQLite takes a file that is too small to be a database for an empty one, and would write over it.
+    if path.exists() and 0 < path.stat().st_size < _SMALLEST_DATABASE and not path.read_bytes().startswith(_MAGIC):
         raise NotATileboxStoreError(
             f"{path} is not a SQLite database.", hint="Nothing was written to it; choose another path for the store."
         )
@@ -277,12 +295,36 @@ def _close_all() -> None:
                 _log.error("%s", error)  # the interpreter exits: there is nobody to raise to
 
 
+# Held from before a fork until after it; two threads must not fork, and pause the writers, at once.
+_fork_lock = threading.Lock()
+_forking: list[Store] = []
+
+
+def _before_fork() -> None:
+    _fork_lock.acquire()
+    _forking[:] = list(_all_stores)
+    for store in _forking:
+        store.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for store in _forking:
+        store.after_fork_in_parent()
+    _forking.clear()
+    _fork_lock.release()
+
+
 def _after_fork_in_child() -> None:
-    global _stores_lock
-    _stores_lock = threading.Lock()
+    global _stores_lock, _fork_lock
+    _stores_lock, _fork_lock = threading.Lock(), threading.Lock()  # a thread of the parent may hold them
+    _forking.clear()
     for store in list(_all_stores):
         store.after_fork_in_child()
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        # A child of multiprocessing ends without atexit; it runs these finalizers instead.
+        util.register_after_fork(_all_stores, lambda _: util.Finalize(None, _close_all, exitpriority=100))
 
 
 atexit.register(_close_all)
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

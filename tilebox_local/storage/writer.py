@@ -28,7 +28,7 @@ from tilebox_local import clock
 from tilebox_local.catalog import run, value
 from tilebox_local.errors import FlushTimeoutError, StoreClosedError, StoreError
 from tilebox_local.storage.batch import STORE_ERRORS, Batch
-from tilebox_local.storage.connection import set_synchronous, translate_error
+from tilebox_local.storage.connection import keep_log_at_close, set_synchronous, translate_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,6 +140,9 @@ class Writer:
         self._last_error: BaseException | None = None
         self._is_writing = False  # between taking records from the queues and the end of their transaction
         self._has_ended = False
+        self._must_pause = False
+        self._paused = threading.Event()
+        self._resumed = threading.Event()
         self._transactions = 0
         self._failed_transactions = 0
 
@@ -276,6 +279,40 @@ class Writer:
         if not self._full_sync and self._is_durable:
             self.transact(apply)
 
+    def before_fork(self) -> None:
+        """Finish the transaction under way and close the connection, until `after_fork_in_parent`.
+
+        SQLite notes in the memory of the process which locks it holds; a child that inherited such notes would go on
+        without locks of its own. Gives up after some seconds, if another process keeps the lock that we wait for.
+        """
+        with self._start_lock:
+            if self._thread is None or self._has_ended:
+                self._let_go()
+                return
+        if threading.current_thread() is self._thread:
+            return  # a fork inside of a transaction: there is no letting go
+        self._paused.clear()
+        self._resumed.clear()
+        self._must_pause = True
+        self._wakeups.put(None)
+        self._paused.wait(_PATIENCE_S)
+
+    def after_fork_in_parent(self) -> None:
+        """Go on; the connection is opened again when it is needed."""
+        self._must_pause = False
+        self._resumed.set()
+
+    def _pause(self) -> None:
+        self._let_go()
+        self._paused.set()
+        self._resumed.wait()
+
+    def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            keep_log_at_close(connection, True)  # others may not have it open, but we will again
+            connection.close()
+
     def after_fork_in_child(self) -> None:
         """Start afresh: the queue, the thread and the connection belong to the parent."""
         # Closing an inherited connection would drop the parent's locks and checkpoint its file: leak it.
@@ -304,8 +341,13 @@ class Writer:
         with self._start_lock:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="tilebox-local-writer", daemon=True)
-                thread.start()
+                # First the name, then the start: the thread asks at once whether it is the writer.
                 self._thread = thread
+                try:
+                    thread.start()
+                except RuntimeError:  # the interpreter is shutting down, or has no thread to give
+                    self._thread = None
+                    raise
 
     def _make_room(self, queue: deque[Any]) -> None:
         if not self._is_shedding():
@@ -332,6 +374,8 @@ class Writer:
         """Write until told to stop; then once more, and as often again as the disk may be given a chance."""
         while True:
             self._wait()
+            if self._must_pause:
+                self._pause()
             is_last = self._stopping
             try:
                 self._write()
