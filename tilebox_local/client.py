@@ -22,6 +22,7 @@ from tilebox_local.runner.task_runner import TaskRunner
 from tilebox_local.storage.store import open_store
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
     from uuid import UUID
 
@@ -100,7 +101,7 @@ class Client:
     def runner(
         self,
         cluster: Cluster | str | None = None,
-        tasks: list[type[Any]] | None = None,
+        tasks: Sequence[type[Any]] | None = None,
         cache: JobCache | None = None,
         context: type[RunnerContext] | None = None,
     ) -> TaskRunner:

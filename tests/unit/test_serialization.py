@@ -790,7 +790,8 @@ def test_subclass_reads_its_own_fields() -> None:
 
 
 class Unsupported:
-    pass
+    def __repr__(self) -> str:
+        return "Unsupported()"  # test ids must not hold addresses
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from tilebox_local.errors import ArgumentError
 from tilebox_local.task import TaskMeta
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tilebox_local.cache import JobCache
     from tilebox_local.client import Client
     from tilebox_local.data import Cluster, RunnerContext
@@ -27,7 +29,7 @@ class Runner:
     def __init__(
         self,
         *,
-        tasks: list[type[Any]] | None = None,
+        tasks: Sequence[type[Any]] | None = None,
         cache: JobCache | None = None,
         context: type[RunnerContext] | None = None,
     ) -> None:

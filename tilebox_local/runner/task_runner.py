@@ -108,26 +108,31 @@ class TaskRunner:
 
     def _run(self, *, forever: bool) -> None:
         self._prepare_tasks()
-        with GracefulShutdown(self._give_back) as shutdown, self._registered(), self._lease_kept():
-            watch: ChangeWatch | None = None
-            try:
-                claimed = self._step(None, None, claims=not shutdown.is_stopping)
-                while True:
-                    if claimed is not None:
-                        report = self._execute(claimed)
-                        claimed = self._step(claimed, report, claims=not shutdown.is_stopping)
-                        continue
-                    if not forever or shutdown.is_stopping:
-                        break
-                    if watch is None:
-                        watch = ChangeWatch(self._store)
-                        shutdown.on_stop(watch.wake)
-                    claimed = self._wait_for_task(watch, shutdown)
-            finally:
-                if watch is not None:
-                    watch.close()
-        self._hint_unrunnable()
-        self._store.flush()
+        # A signal takes its course when the outer block ends, so everything is to be done before.
+        with GracefulShutdown(self._give_back) as shutdown:
+            with self._registered(), self._lease_kept():
+                self._loop(shutdown, forever=forever)
+            self._hint_unrunnable()
+            self._store.flush()
+
+    def _loop(self, shutdown: GracefulShutdown, *, forever: bool) -> None:
+        watch: ChangeWatch | None = None
+        try:
+            claimed = self._step(None, None, claims=not shutdown.is_stopping)
+            while True:
+                if claimed is not None:
+                    report = self._execute(claimed)
+                    claimed = self._step(claimed, report, claims=not shutdown.is_stopping)
+                    continue
+                if not forever or shutdown.is_stopping:
+                    return
+                if watch is None:
+                    watch = ChangeWatch(self._store)
+                    shutdown.on_stop(watch.wake)
+                claimed = self._wait_for_task(watch, shutdown)
+        finally:
+            if watch is not None:
+                watch.close()
 
     def _wait_for_task(self, watch: ChangeWatch, shutdown: GracefulShutdown) -> ClaimedTask | None:
         """Wait until there may be something to claim, without taking the write lock in vain."""
@@ -254,8 +259,7 @@ class TaskRunner:
 
         def give_back(connection: apsw.Connection) -> None:
             now_ns = clock.wall_ns()
-            end_open_spans(connection, task_no=active.task_no, end_ns=now_ns, reason="The runner was told to stop.")
-            fail_task(
+            is_ours = fail_task(
                 connection,
                 task_no=active.task_no,
                 attempt=active.attempt,
@@ -264,6 +268,8 @@ class TaskRunner:
                 progress=(),
                 now_ns=now_ns,
             )
+            if is_ours:  # else the open spans are those of whoever has the task now
+                end_open_spans(connection, task_no=active.task_no, end_ns=now_ns, reason="The runner was told to stop.")
 
         self._store.transact(give_back)
 

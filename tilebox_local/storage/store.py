@@ -19,7 +19,6 @@ from tilebox_local.errors import (
     FlushTimeoutError,
     NotATileboxStoreError,
     StoreClosedError,
-    StoreCorruptError,
     StoreError,
     StoreOpenError,
 )
@@ -49,6 +48,7 @@ T = TypeVar("T")
 MEMORY = ":memory:"
 _EXIT_TIMEOUT_S = 10.0
 _SMALLEST_DATABASE = 512
+_MAGIC = b"SQLite format 3\0"
 
 _log = logging.getLogger("tilebox.workflows.internal")
 
@@ -280,9 +280,7 @@ def _check_path(path: Path) -> None:
     if not path.parent.is_dir():
         raise StoreOpenError(f"{path} cannot be created: {path.parent} does not exist.", hint="Create it first.")
     # SQLite takes a file that is too small to be a database for an empty one, and would write over it.
-    if path.exists() and 0 < path.stat().st_size < _SMALLEST_DATABASE:
-        if path.read_bytes().startswith(b"SQLite format 3\0"):
-            raise StoreCorruptError(f"{path} is cut off: it has the head of a SQLite database and nothing else.")
+    if path.exists() and 0 < path.stat().st_size < _SMALLEST_DATABASE and not path.read_bytes().startswith(_MAGIC):
         raise NotATileboxStoreError(
             f"{path} is not a SQLite database.", hint="Nothing was written to it; choose another path for the store."
         )

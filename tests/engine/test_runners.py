@@ -1,0 +1,543 @@
+"""Runners that die, hang, are told to stop, or share the work: leases, processes and signals."""
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import runner_process
+from runner_process import Fan, Quick, Step, Wait
+from scripted import Script, subtasks
+
+from tilebox_local import Client, clock
+from tilebox_local.catalog import run
+from tilebox_local.data import JobState
+from tilebox_local.engine.runners import is_dead, process_identity, register_runner
+from tilebox_local.runner import task_runner
+from tilebox_local.storage.watch import ChangeWatch
+
+TIMEOUT_S = 20  # for what takes milliseconds unless something is wrong
+
+
+class RunnerProcess:
+    """A process that runs `runner_process.py`; its lines are read with a timeout."""
+
+    def __init__(self, path, *mode):
+        command = [sys.executable, runner_process.__file__, str(path), *mode]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.pid = self.process.pid
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self.process.stdout, selectors.EVENT_READ)
+        self._buffer = b""
+
+    def hear(self):
+        """The next line that it says; "" at the end."""
+        while b"\n" not in self._buffer:
+            assert self._selector.select(TIMEOUT_S), f"process {self.pid} says nothing"
+            chunk = os.read(self.process.stdout.fileno(), 4096)
+            if not chunk:
+                return ""
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line.decode()
+
+    def hear_all(self):
+        """All lines until it ends."""
+        return list(iter(self.hear, ""))
+
+    def tell(self, line="go", times=1):
+        """Let a waiting task go on."""
+        self.process.stdin.write(f"{line}\n".encode() * times)
+        self.process.stdin.flush()
+
+    def send(self, number):
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def end(self):
+        """Wait for the end; the exit status, negative for a signal."""
+        return self.process.wait(TIMEOUT_S)
+
+    def close(self):
+        """Kill it if it still runs, and let go of its pipes."""
+        self.process.kill()
+        self.process.wait(TIMEOUT_S)
+        self._selector.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Path of a store that processes share."""
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+def shared(path):
+    """A client on the shared store."""
+    with Client(path, name="test") as client:
+        yield client
+
+
+@pytest.fixture
+def start(path, shared):
+    """Starts runner processes on the shared store, and ends them after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*mode):
+            process = RunnerProcess(path, *(mode or ["run_all"]))
+            stack.callback(process.close)
+            assert process.hear() == "ready"
+            return process
+
+        yield start
+
+
+def wait_until(client, condition):
+    """Return when `condition()` holds, looking again whenever the store changes."""
+    watch = ChangeWatch(client._store)
+    deadline = time.monotonic() + TIMEOUT_S
+    try:
+        while not condition():
+            assert time.monotonic() < deadline, "it does not come true"
+            watch.wait()
+    finally:
+        watch.close()
+
+
+def has_open_spans(client, job, count):
+    """Whether so many spans of a job are in the file and have not ended."""
+    return lambda: sum(span.end_time is None for span in client.jobs().query_spans(job, include_open=True)) == count
+
+
+def tasks_of(client, columns):
+    """Columns of the view `tasks`, in the order of submission."""
+    with client._store.read() as connection:
+        return connection.execute(f"SELECT {columns} FROM tasks ORDER BY task_no").fetchall()
+
+
+def runners_of(client, columns):
+    """Columns of the view `runners`, in the order of their start."""
+    with client._store.read() as connection:
+        return connection.execute(f"SELECT {columns} FROM runners ORDER BY runner_no").fetchall()
+
+
+def spans_of(client, job):
+    """(name, status, message, pid of the runner) of the task and user spans of a job that have ended."""
+    return [
+        (span.name, span.status_code, span.status_message, span.runner_attributes["process.pid"])
+        for span in client.jobs().query_spans(job)
+        if not span.name.startswith("job/")
+    ]
+
+
+# -- leases, on a frozen clock -----------------------------------------------------------------------------------------
+
+
+def test_lease_runs_out(script, engine, frozen):
+    """A task is lost when its lease has run out on the boot clock, not before; then it is queued again."""
+    script.submit()
+    engine.claim(lease_s=30)
+    frozen.advance(30)
+    assert (engine.look_for_lost(), script.states()) == (0, {"root": "RUNNING"})
+    frozen.advance(1e-9)
+    assert (engine.look_for_lost(), script.states()) == (1, {"root": "QUEUED"})
+
+
+def test_wall_clock_does_not_matter(script, engine, frozen):
+    """A wall clock that jumps ahead does not end leases."""
+    script.submit()
+    engine.claim(lease_s=30)
+    frozen.wall_ns += 10**18
+    assert engine.look_for_lost() == 0
+
+
+def test_lease_is_extended(script, engine, frozen):
+    """An extended lease runs from the extension."""
+    script.submit()
+    claimed = engine.claim(lease_s=30)
+    frozen.advance(29)
+    assert engine.extend(claimed, lease_s=30)
+    frozen.advance(29)
+    assert engine.look_for_lost() == 0
+    frozen.advance(2)
+    assert engine.look_for_lost() == 1
+    assert not engine.extend(claimed)
+
+
+def test_late_report_of_lost_attempt(script, engine, frozen):
+    """Who lost its lease can no longer report, also while the next attempt runs; that one can."""
+    job = script.submit()
+    first = engine.claim(lease_s=30)
+    frozen.advance(31)
+    engine.look_for_lost()
+    second = engine.claim()
+    late = [engine.complete(first), engine.fail(first), engine.lose(first), engine.extend(first)]
+    assert late == [False] * 4
+    assert engine.complete(second)
+    assert script.jobs.find(job).state is JobState.COMPLETED
+    assert tasks_of(script.client, "attempts, crashes") == [(2, 1)]
+
+
+def test_running_task_keeps_its_lease(script, frozen, monkeypatch):
+    """While a task runs, its runner extends the lease again and again."""
+    monkeypatch.setattr(task_runner, "_EXTEND_EVERY_S", 0.01)
+
+    def expires_ns():
+        with script.client._store.read() as connection:
+            return connection.execute("SELECT lease_expires_boot_ns FROM task_records").get
+
+    def root(context):
+        for _ in range(2):
+            frozen.advance(20)
+            wait_until(script.client, lambda: expires_ns() == frozen.boot_ns + 30 * 10**9)
+
+    assert script.play(root=root).state is JobState.COMPLETED
+
+
+def test_runners_of_one_process_trust_each_other(script, frozen):
+    """A runner does not take a task from another one of its process, whose clock may be the one that hangs."""
+    job = script.play(root=lambda context: (frozen.advance(3600), script.run()))
+    assert (script.ran, job.state) == (["root"], JobState.COMPLETED)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
+def test_interrupt_in_task(script, error):
+    """sys.exit() and Ctrl-C inside of a task leave run_all; the task is queued again, without a retry or a crash."""
+
+    def root(context):
+        raise error
+
+    job = script.submit(root=root)
+    with pytest.raises(type(error)):
+        script.run()
+    assert tasks_of(script.client, "state, attempts, retries, crashes") == [("QUEUED", 1, 0, 0)]
+    script.behaviour.clear()
+    script.run()
+    assert script.jobs.find(job).state is JobState.COMPLETED
+
+
+def test_stopped_runner_left_a_task(script, engine):
+    """A task of a runner that has stopped is queued again at once."""
+    script.submit()
+    engine.claim(runner_no=register(engine))
+    script.client.runner(tasks=[]).run_all()
+    assert script.states() == {"root": "RUNNING"}
+    stop_runner(engine)
+    script.client.runner(tasks=[]).run_all()
+    assert script.states() == {"root": "QUEUED"}
+
+
+def register(engine):
+    """Register a runner of this process; its number."""
+
+    def register(connection):
+        resource_no = engine.store.writer.number_resource(connection, engine.store.resource("test"))
+        return register_runner(connection, resource_no=resource_no, cluster_no=1, now_ns=clock.wall_ns())
+
+    return engine.store.transact(register)
+
+
+def stop_runner(engine, runner_no=1):
+    """What a runner writes last."""
+    stopped = {"now_ns": clock.wall_ns(), "runner_no": runner_no}
+    engine.store.transact(lambda connection: run(connection, "runner_stopped", stopped))
+
+
+def test_time_between_death_and_discovery(script, engine, frozen):
+    """The lost attempt ended when its runner was last seen: a night that nobody noticed is no compute time."""
+    job = script.submit()
+    engine.claim(runner_no=register(engine))
+    frozen.advance(5)
+    stop_runner(engine)
+    frozen.advance(8 * 3600)
+    assert engine.look_for_lost() == 1
+    stats = script.jobs.find(job).execution_stats
+    assert stats.compute_time == timedelta(seconds=5)
+    assert stats.last_task_stopped_at == job.submitted_at + timedelta(seconds=5)
+
+
+def test_threads_share_a_job(script):
+    """Runners on four threads of one process run each task of a job once."""
+    job = script.submit(root=subtasks(*(f"branch {i}" for i in range(10))))
+    script.behaviour |= {f"branch {i}": subtasks(*(f"leaf {i} {j}" for j in range(10))) for i in range(10)}
+    with ThreadPoolExecutor(4) as threads:
+        while script.jobs.find(job).state is not JobState.COMPLETED:
+            for runner in [threads.submit(script.run) for _ in range(4)]:
+                runner.result()
+    leaves = [f"leaf {i} {j}" for i in range(10) for j in range(10)]
+    assert sorted(script.ran) == sorted(["root", *(f"branch {i}" for i in range(10)), *leaves])
+    assert set(script.column("attempts").values()) == {1}
+
+
+# -- dead or alive -----------------------------------------------------------------------------------------------------
+
+HERE = process_identity()
+
+
+@pytest.mark.parametrize(
+    ("runner", "expected"),
+    [
+        pytest.param(HERE, False, id="this process"),
+        pytest.param(replace(HERE, process_start="1"), True, id="pid was given to another process"),
+        pytest.param(replace(HERE, boot_id="before"), True, id="machine was restarted"),
+        pytest.param(replace(HERE, pid_namespace="pid:[1]"), None, id="another container"),
+        pytest.param(replace(HERE, process_start=""), None, id="platform does not tell"),
+        pytest.param(replace(HERE, boot_id="", pid_namespace=""), None, id="boot unknown"),
+    ],
+)
+def test_is_dead(runner, expected):
+    """A runner is dead if its process is gone or is another one, and unknown where processes cannot be compared."""
+    assert is_dead(runner) is expected
+
+
+def test_exited_process_is_dead():
+    """A process whose parent has not waited for it yet is dead, and stays so afterwards."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    start = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    identity = replace(HERE, pid=child.pid, process_start=start)
+    answers = [is_dead(identity)]
+    child.stdin.close()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    answers.append(is_dead(identity))
+    child.wait()
+    answers.append(is_dead(identity))
+    assert answers == [False, True, True]
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_share_a_job(shared, start):
+    """Two processes run tasks of one job at the same time, each task once; spans tell who ran what."""
+    runners = [start("run_forever"), start("run_forever")]
+    job = shared.jobs().submit("shared", Fan(6))
+    heard = [runner.hear() for runner in runners]  # each has one, and waits
+    for runner in runners:
+        runner.tell(times=6)
+    wait_until(shared, lambda: shared.jobs().find(job).state is JobState.COMPLETED)
+    for runner in runners:
+        runner.send(signal.SIGTERM)
+        heard += runner.hear_all()
+    assert sorted(heard) == [f"step {i}" for i in range(6)]
+    assert tasks_of(shared, "name, state, attempts") == [("Fan", "COMPUTED", 1)] + [("Step", "COMPUTED", 1)] * 6
+    steps = [span for span in shared.jobs().query_spans(job) if span.name == "task/Step"]
+    assert len(steps) == 6
+    assert len({span.runner_attributes["service.instance.id"] for span in steps}) == 2
+    assert {span.runner_attributes["process.pid"] for span in steps} == {runner.pid for runner in runners}
+
+
+def test_killed_runner(shared, start):
+    """kill -9: another runner takes over at once; the spans that were open end as interrupted; one crash is counted."""
+    job = shared.jobs().submit("killed", Wait("a"))
+    killed = start()
+    assert killed.hear() == "waiting"
+    wait_until(shared, has_open_spans(shared, job, 2))
+    killed.send(signal.SIGKILL)
+    killed.end()
+    shared.runner(tasks=runner_process.TASKS).run_all()
+    assert shared.jobs().find(job).state is JobState.COMPLETED
+    assert tasks_of(shared, "state, attempts, retries, crashes") == [("COMPUTED", 2, 0, 1)]
+    message = f"interrupted: The runner died (process {killed.pid} on {HERE.host})."
+    assert spans_of(shared, job) == [
+        ("task/Wait", "STATUS_CODE_ERROR", message, killed.pid),
+        ("user's span", "STATUS_CODE_ERROR", message, killed.pid),
+        ("task/Wait", "STATUS_CODE_UNSET", "", os.getpid()),
+    ]
+    assert has_open_spans(shared, job, 0)()
+
+
+def test_span_of_killed_runner_ends_when_it_was_last_seen(shared, start):
+    """An interrupted span does not end in the future, nor before it began."""
+    job = shared.jobs().submit("killed", Wait("a"))
+    killed = start()
+    assert killed.hear() == "waiting"
+    wait_until(shared, has_open_spans(shared, job, 2))
+    killed.send(signal.SIGKILL)
+    killed.end()
+    shared.runner(tasks=runner_process.TASKS).run_all()
+    ((seen_ns,),) = runners_of(shared, "(SELECT last_seen_ns FROM runner_records WHERE runner_no = 1)")[:1]
+    for span in shared.jobs().query_spans(job)[1:3]:
+        assert span.end_time == max(span.start_time, clock.ns_to_datetime(seen_ns))
+
+
+def test_hanging_runner(shared, start, monkeypatch):
+    """A runner that is alive but let its lease run out loses its task; its late result changes nothing."""
+    job = shared.jobs().submit("hanging", Wait("a"))
+    zombie = start()
+    assert zombie.hear() == "waiting"
+    wait_until(shared, has_open_spans(shared, job, 2))
+    boot_ns = clock.boot_ns
+    monkeypatch.setattr(clock, "boot_ns", lambda: boot_ns() + 3600 * 10**9)
+    shared.runner(tasks=runner_process.TASKS).run_all()
+    after = shared.jobs().find(job)
+    assert after.state is JobState.COMPLETED
+    zombie.tell("too late")
+    assert zombie.hear_all() == ["answered too late", "finished"]
+    assert shared.jobs().find(job) == after
+    assert tasks_of(shared, "name, display, state, attempts, crashes") == [("Wait", "Wait", "COMPUTED", 2, 1)]
+    message = "interrupted: The lease ran out: the runner did not extend it in time."
+    assert spans_of(shared, job) == [
+        ("task/Wait", "STATUS_CODE_ERROR", message, zombie.pid),
+        ("user's span", "STATUS_CODE_ERROR", message, zombie.pid),
+        ("task/Wait", "STATUS_CODE_UNSET", "", os.getpid()),
+    ]
+
+
+def test_hanging_runner_gives_back(shared, start, monkeypatch):
+    """A runner that lost its lease and then gives its task back leaves its successor's task and spans alone."""
+    job = shared.jobs().submit("hanging", Wait("a"))
+    zombie = start()
+    assert zombie.hear() == "waiting"
+    wait_until(shared, has_open_spans(shared, job, 2))
+    boot_ns = clock.boot_ns
+    monkeypatch.setattr(clock, "boot_ns", lambda: boot_ns() + 3600 * 10**9)
+
+    def interrupt_zombie():
+        wait_until(shared, has_open_spans(shared, job, 1))  # the one of this task
+        zombie.tell("exit")
+        assert zombie.end() == 3
+
+    monkeypatch.setattr(Wait, "here", staticmethod(interrupt_zombie))
+    shared.runner(tasks=runner_process.TASKS).run_all()
+    assert tasks_of(shared, "name, display, state, attempts, crashes") == [("Wait", "Wait", "COMPUTED", 2, 1)]
+    assert spans_of(shared, job)[-1] == ("task/Wait", "STATUS_CODE_UNSET", "", os.getpid())
+
+
+def test_runners_of_another_store_do_not_count(shared, start):
+    """A dead runner is found out also while another store has a living runner of the same number in this process."""
+    job = shared.jobs().submit("killed", Wait("a"))
+    killed = start()
+    assert killed.hear() == "waiting"
+    killed.send(signal.SIGKILL)
+    killed.end()
+    with Client(":memory:") as client:
+        Script(client).play(root=lambda context: shared.runner(tasks=runner_process.TASKS).run_all())
+    assert shared.jobs().find(job).state is JobState.COMPLETED
+
+
+def test_job_of_another_process_wakes_runner(shared, start):
+    """An idle run_forever runs the jobs that another process submits, woken by the change of the file."""
+    runner = start("run_forever", "unpolled")
+    for number in range(2):
+        job = shared.jobs().submit("woken", Step(number))
+        assert runner.hear() == f"step {number}"
+        runner.tell()
+        wait_until(shared, lambda job=job: shared.jobs().find(job).state is JobState.COMPLETED)
+
+
+# -- signals -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_while_idle(shared, start, number):
+    """An idle runner ends at once, by the signal, and is marked as stopped."""
+    runner = start("run_forever")
+    job = shared.jobs().submit("first", Quick("a"))
+    wait_until(shared, lambda: shared.jobs().find(job).state is JobState.COMPLETED)
+    runner.send(number)
+    assert runner.end() == -number
+    assert runners_of(shared, "pid, stopped_at IS NOT NULL") == [(runner.pid, 1)]
+
+
+SIGNAL_AT_ANY_CALL = """
+import faulthandler, os, signal, sys
+from tilebox_local import Client
+from tilebox_local.storage.watch import ChangeWatch
+
+class Stopped(Exception):
+    pass
+
+def stop(number, frame):
+    raise Stopped
+
+def is_waiting(frame):
+    while frame is not None:
+        if frame.f_code is ChangeWatch.wait.__code__:
+            return True
+        frame = frame.f_back
+
+def trace(frame, event, argument):
+    global calls
+    if event == "call" and is_waiting(frame):
+        calls -= 1
+        if calls == 0:
+            sys.settrace(None)
+            signal.raise_signal(signal.SIGTERM)
+
+faulthandler.dump_traceback_later(6, exit=True)
+signal.signal(signal.SIGTERM, stop)
+client = Client(":memory:")
+for first in range(1, 7):
+    calls = first
+    sys.settrace(trace)
+    try:
+        client.runner(tasks=[]).run_forever()
+    except Stopped:
+        print(first, flush=True)
+"""
+
+
+def test_signal_at_any_moment_of_the_wait():
+    """A signal ends an idle runner at whatever function call of its wait it arrives."""
+    found = subprocess.run([sys.executable, "-c", SIGNAL_AT_ANY_CALL], capture_output=True, text=True, check=False)
+    assert found.stdout.split() == ["1", "2", "3", "4", "5", "6"], found.stderr
+
+
+def test_signal_while_task_ends_in_time(shared, start):
+    """A task that ends within two seconds of the signal counts, with all that it reports; no other one starts."""
+    job = shared.jobs().submit("in time", [Wait("a"), Quick("b")])
+    runner = start("run_forever")
+    assert runner.hear() == "waiting"
+    runner.send(signal.SIGTERM)
+    runner.tell("now")
+    assert runner.hear_all() == ["answered now"]
+    assert runner.end() == -signal.SIGTERM
+    assert tasks_of(shared, "name, state, display, crashes") == [
+        ("Wait", "COMPUTED", f"done late by {runner.pid}", 0),
+        ("Quick", "QUEUED", "Quick", 0),
+        ("Quick", "QUEUED", "Quick", 0),
+    ]
+    assert [indicator.total for indicator in shared.jobs().find(job).progress] == [99]
+    assert [span[:2] for span in spans_of(shared, job)] == [
+        ("task/Wait", "STATUS_CODE_UNSET"),
+        ("user's span", "STATUS_CODE_UNSET"),
+    ]
+
+
+@pytest.fixture
+def interrupted(shared, start):
+    """A job whose task was still running two seconds after its runner got SIGTERM; and that runner, which is gone."""
+    job = shared.jobs().submit("interrupted", Wait("a"))
+    runner = start("run_forever")
+    assert runner.hear() == "waiting"
+    runner.send(signal.SIGTERM)
+    assert runner.end() == -signal.SIGTERM
+    return job, runner
+
+
+def test_signal_while_task_goes_on(shared, interrupted):
+    """A task that goes on for two seconds after the signal is queued again, without a retry or a crash."""
+    job, _ = interrupted
+    assert tasks_of(shared, "state, display, attempts, retries, crashes") == [
+        ("QUEUED", "Wait\nRunnerShutdown('Task was interrupted')", 1, 0, 0)
+    ]
+    shared.runner(tasks=runner_process.TASKS).run_all()
+    assert shared.jobs().find(job).state is JobState.COMPLETED
+
+
+def test_spans_of_interrupted_task_end(shared, interrupted):
+    """The spans of a task that was given back do not stay open for ever."""
+    job, _ = interrupted
+    shared.runner(tasks=runner_process.TASKS).run_all()
+    assert has_open_spans(shared, job, 0)()

@@ -1,0 +1,37 @@
+"""Fixtures of the store's tests. All of them use real files."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tilebox_local.observability.tracing import WorkflowTracer
+from tilebox_local.storage.store import Store, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    """Where a store may be created. After the test, every thread that came with it must have ended."""
+    before = set(threading.enumerate())
+    yield tmp_path / "store.db"
+    assert [thread.name for thread in threading.enumerate() if thread not in before and thread.is_alive()] == []
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    """A fresh store in a file."""
+    store = open_store(path)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def tracer(store: Store) -> WorkflowTracer:
+    """A tracer that writes to `store`."""
+    return WorkflowTracer(store.writer, store.resource(None))
