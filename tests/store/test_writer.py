@@ -1325,9 +1325,6 @@ store.close()
 
 
 @needs_fork
-@pytest.mark.xfail(
-    strict=True, reason="bug: a child reopens with the durability of the first client, not the strictest"
-)
 def test_durability_after_a_fork(path: Path) -> None:
     """Parent and child go on waiting for the disk as before the fork: at every commit, or once a second."""
     script = """

@@ -29,7 +29,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from tilebox.workflows.observability._logging import StructuredLogger as OfficialLogger
 from tilebox.workflows.observability.logging import OTELLoggingHandler
 from tilebox.workflows.observability.tracing import SpanEventLoggingHandler
-from trace_support import known_bug, run_in_task, run_script, spans_by_name, table
+from trace_support import run_in_task, run_script, spans_by_name, table
 
 from tilebox_local import Client, ExecutionContext, Task
 from tilebox_local.data import LogSeverity
@@ -187,7 +187,7 @@ LOG_CALLS = [
         (log_trace_ids, ()),
         (log_exception, ()),
         (log_exception_without_arguments, ()),
-        (log_exception_with_a_number, known_bug("exception.message is str(args[0]), officially its normalised value")),
+        (log_exception_with_a_number, ()),
         (log_exception_outside, ()),
         (log_values, ()),
     ]
@@ -277,7 +277,6 @@ def test_events_as_the_official_package(client: Client) -> None:
         assert (attributes["trace_id"], attributes["span_id"]) == (ours.trace_id, ours.span_id)
 
 
-@known_bug("deviation from contract 1.5: trace_id and span_id come last instead of after level")
 def test_order_of_event_attributes(client: Client) -> None:
     """Attributes of log.message: time, body, level, trace_id, span_id, then task_id and those of the call."""
     job = run_in_task(client, lambda context: context.logger.info("log", a=1))
@@ -285,7 +284,6 @@ def test_order_of_event_attributes(client: Client) -> None:
     assert list(event["attributes"]) == ["time", "body", "level", "trace_id", "span_id", "task_id", "a"]
 
 
-@known_bug("deviation from contract 1.5: log.message events do not count towards the 128 events of a span")
 def test_limit_of_log_events(client: Client) -> None:
     """A span shows at most 128 events, the last ones; all log records are kept as such."""
 
@@ -392,6 +390,7 @@ def test_ids_cannot_be_overridden(client: Client) -> None:
     )
     (log,) = client.jobs().query_logs(job)
     assert log.attributes == {"task_id": "mine", "trace_id": log.trace_id, "span_id": log.span_id}
+    assert table(client, "SELECT attributes FROM log_records") == [('{"task_id":"mine"}',)]
     assert client.jobs().query_logs(job, task_id=table(client, "SELECT task_id FROM tasks")[0][0]) == [log]
 
 
@@ -421,7 +420,6 @@ def test_stdlib_loggers_in_a_task(client: Client) -> None:
     }
 
 
-@known_bug("deviation from contract 2.3: records of get_logger() in a task carry its task_id, officially they do not")
 def test_attributes_of_get_logger(client: Client) -> None:
     """Plain stdlib records on the tree get only trace_id and span_id as attributes."""
     job = run_in_task(client, lambda context: get_logger("mine").info("log"))
@@ -718,7 +716,6 @@ def test_console_off(client: Client, capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.usefixtures("_fresh_console")
-@known_bug("the first call with reconfigure=False keeps the runner's automatic console; officially it replaces it")
 def test_first_console_replaces_the_automatic_one(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
     """The first configured console replaces the one that a runner has added by itself, also with reconfigure=False."""
     client.runner(tasks=[])
@@ -772,7 +769,6 @@ def test_logging_never_fails_a_task(client: Client) -> None:
     assert [log.body for log in client.jobs().query_logs(job)] == ["value", "values", "bound", "error"]
 
 
-@known_bug("str(error.args[0]) in _exception_attributes raises: the record is lost")
 def test_logging_an_exception_without_text(client: Client) -> None:
     """logger.exception stores the record also if the exception's argument has no text."""
 

@@ -88,6 +88,8 @@ class JobClient:
             raise ArgumentError("At least one task must be submitted.")
         validate_submissions(submissions)
         with self._tracer.span(f"job/{job_name}") as span:
+            if isinstance(span, CurrentSpan):
+                span.is_written = True  # it has no job yet to show it under; the transaction below writes it
             trace_parent = get_trace_parent_of_current_span()
             now_ns = clock.wall_ns()
             job_id = ids.new_id(now_ns)

@@ -63,11 +63,10 @@ class StoreHandler(logging.Handler):
         """Queue the record, unless it is neither ours nor emitted in a task."""
         try:
             span = current_recording_span()
-            is_ours = record.name == NAMESPACE or record.name.startswith(f"{NAMESPACE}.")
             if span is None:
-                if is_ours:
+                if _is_ours(record):
                     self._append_without_span(record)
-            elif is_ours or span.task_no is not None:
+            elif _is_ours(record) or span.task_no is not None:
                 _append(record, span.writer, span.resource, span)
         except Exception:  # noqa: BLE001 -- telemetry must not raise; stdlib prints it if logging.raiseExceptions
             self.handleError(record)
@@ -79,15 +78,21 @@ class StoreHandler(logging.Handler):
             _append(record, writer, found[1], None)
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.name == NAMESPACE or record.name.startswith(f"{NAMESPACE}.")
+
+
 def _append(record: logging.LogRecord, writer: Writer, resource: Reference, span: RecordingSpan | None) -> None:
     given = getattr(record, ATTRIBUTES, None)
     attributes = _normalized(given) if given else {}
     task_no = None if span is None else span.task_no
     for key in ("trace_id", "span_id"):
         attributes.pop(key, None)  # those of the span win; they are stored as such
-    # What the runner has bound is stored as task_no; another value is the user's own.
+    # The task's own id is stored as task_no; another value is the user's. A plain record of our tree shows none, as in
+    # the official package, while records of other loggers, which it does not store, are ours to label.
+    has_task_id = task_no is not None and not _is_ours(record)
     if task_no is not None and attributes.get("task_id") == writer.task_ids.get(task_no):
-        attributes.pop("task_id", None)
+        has_task_id = attributes.pop("task_id", None) is not None
     if record.exc_info:
         attributes.update(_exception_attributes(record.exc_info))
     writer.append_log(
@@ -102,7 +107,7 @@ def _append(record: logging.LogRecord, writer: Writer, resource: Reference, span
             scope=None if span is None else span.scope,
             span_id=None if span is None else span.span_id,
             task_no=task_no,
-            has_task_id=task_no is not None,
+            has_task_id=has_task_id,
             is_span_event=span is not None,
         )
     )
@@ -122,12 +127,14 @@ def _normalized(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _exception_attributes(exc_info: Any) -> dict[str, Any]:
+    from tilebox_local.serialization import normalize_log_value
+
     kind, error, stack = exc_info if isinstance(exc_info, tuple) else sys.exc_info()
     found: dict[str, Any] = {}
     if kind is not None:
         found["exception.type"] = kind.__name__
     if error is not None and error.args:
-        found["exception.message"] = str(error.args[0])
+        found["exception.message"] = normalize_log_value(error.args[0])
     if stack is not None:
         found["exception.stacktrace"] = "".join(traceback.format_exception(kind, error, stack))
     return found
@@ -142,11 +149,12 @@ _lock = threading.Lock()
 _first_runner: tuple[weakref.ref[Writer], Reference] | None = None
 _consoles: list[logging.Handler] = []
 _is_console_configured = False
+_is_automatic = False  # the only console is the one that a runner has added
 
 
 def initialize_logging(writer: Writer, resource: Reference) -> None:
     """Start to store log records, and to print them unless a console is configured. Called for every runner."""
-    global _first_runner
+    global _first_runner, _is_automatic
     with _lock:
         root = logging.getLogger()
         if _handler not in root.handlers:
@@ -156,6 +164,7 @@ def initialize_logging(writer: Writer, resource: Reference) -> None:
         if not _is_console_configured and not _consoles:
             formatter = logging.Formatter("%(process)d: %(levelname)s: %(message)s")
             _add_console(logging.NOTSET, sys.stdout, formatter)
+            _is_automatic = True
 
 
 def _add_console(level: int, stream: TextIO, formatter: logging.Formatter) -> None:
@@ -207,11 +216,12 @@ def configure_console_logging(
         reconfigure: Replace earlier consoles; False adds one.
         enabled: False removes all consoles, also the one that a runner would add.
     """
-    global _is_console_configured
+    global _is_console_configured, _is_automatic
     with _lock:
         _is_console_configured = True
-        if reconfigure or not enabled:
+        if reconfigure or not enabled or _is_automatic:
             _remove_consoles()
+            _is_automatic = False
         if enabled:
             _add_console(level, stream or sys.stdout, ColorfulConsoleFormatter())
 

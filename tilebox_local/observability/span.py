@@ -11,6 +11,7 @@ Spans never raise into user code because of a value they are given.
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import os
 import traceback
@@ -97,6 +98,8 @@ class RecordingSpan(otel_trace.Span):
     links: tuple[tuple[otel_trace.SpanContext, dict[str, Any] | None], ...] = ()
     dropped_attributes = 0
     dropped_events = 0
+    records_exception = True
+    sets_status_on_exception = True
 
     scope: TraceScope
     span_id: int  # 63 bits
@@ -161,6 +164,9 @@ class RecordingSpan(otel_trace.Span):
         inherited = parent.attributes.get("task_id") if parent.attributes else None
         if type(inherited) is str:
             self.set_attribute("task_id", inherited)
+        if parent.trace_state is not None:
+            self.trace_state = parent.trace_state
+            self.has_details = True
 
     def _follow_context(self, parent: otel_trace.SpanContext | None) -> None:
         self.task_no = None
@@ -200,7 +206,10 @@ class RecordingSpan(otel_trace.Span):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        self.end()
+        if exc_val is not None:
+            self.fail(exc_val, record=self.records_exception, set_status=self.sets_status_on_exception, escaped=True)
+        if self.duration_ns is None:
+            self.end()
 
     # -- OpenTelemetry's span API ---------------------------------------------------------------------------------
 
@@ -291,11 +300,9 @@ class RecordingSpan(otel_trace.Span):
         if self.status_code == _OK or code == 0:
             return
         self.status_code = code
-        if code == _ERROR and description is not None:
-            self.status_message = description
+        self.status_message = description if code == _ERROR else None
+        if self.status_message is not None:
             self.has_details = True
-        elif code == _OK:
-            self.status_message = None
 
     def record_exception(
         self,
@@ -327,12 +334,14 @@ class RecordingSpan(otel_trace.Span):
             timestamp,
         )
 
-    def fail(self, error: BaseException, *, record: bool = True, set_status: bool = True) -> None:
+    def fail(
+        self, error: BaseException, *, record: bool = True, set_status: bool = True, escaped: bool = False
+    ) -> None:
         """Record an exception that leaves the span's block. Does nothing for interrupts, nor after the end."""
         if not isinstance(error, Exception) or self.duration_ns is not None:
             return
         if record:
-            self.record_exception(error)
+            self.record_exception(error, escaped=escaped)
         if set_status:
             try:
                 text = f"{type(error).__name__}: {error}"
@@ -378,8 +387,6 @@ class CurrentSpan(RecordingSpan):
     # What `start_as_current_span` may be given; nearly nobody does.
     parent_context: Context | None = None
     start_time: int | None = None
-    records_exception = True
-    sets_status_on_exception = True
     ends_on_exit = True
     _unsampled = False
 
@@ -393,7 +400,7 @@ class CurrentSpan(RecordingSpan):
             self.parent_id = parent.span_id
             self.task_no = parent.task_no
             inherited = parent.attributes
-            if inherited is not None and "task_id" in inherited:
+            if parent.trace_state is not None or (inherited is not None and "task_id" in inherited):
                 self._follow(parent)
             self._enter(context)
             self.start_ns = time_ns()
@@ -453,16 +460,27 @@ class CurrentSpan(RecordingSpan):
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """As a decorator: each call of `function` runs in a span like this one."""
 
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def async_wrapper(*args: Any, **kwargs: Any) -> Any:
+                with self._again():
+                    return await function(*args, **kwargs)
+
+            return async_wrapper
+
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            span = CurrentSpan(self.writer, self.resource, self.name)
-            span.attributes = None if self.attributes is None else dict(self.attributes)
-            span.has_details = self.has_details
-            span.__dict__.update(self.__dict__)
-            with span:
+            with self._again():
                 return function(*args, **kwargs)
 
         return wrapper
+
+    def _again(self) -> CurrentSpan:
+        span = CurrentSpan(self.writer, self.resource, self.name)
+        span.attributes = None if self.attributes is None else dict(self.attributes)
+        span.__dict__.update(self.__dict__)
+        return span
 
 
 def _as_instant(value: Any) -> int | None:

@@ -128,8 +128,8 @@ class LocalTracer(otel_trace.Tracer):
         attributes: Mapping[str, Any] | None = None,
         links: Sequence[otel_trace.Link] | None = None,
         start_time: int | None = None,
-        record_exception: bool = True,  # noqa: ARG002 -- they concern spans as context managers
-        set_status_on_exception: bool = True,  # noqa: ARG002
+        record_exception: bool = True,
+        set_status_on_exception: bool = True,
     ) -> otel_trace.Span:
         """Start a span below that of `context` (default: the current one) without making it the current span."""
         parent = parent_from_context(context)
@@ -137,6 +137,8 @@ class LocalTracer(otel_trace.Tracer):
             return unsampled_child(parent)
         span = RecordingSpan(self._writer, self._resource, name)
         span.describe(kind, attributes, links, self._scope)
+        if not record_exception or not set_status_on_exception:
+            span.records_exception, span.sets_status_on_exception = record_exception, set_status_on_exception
         span.start(parent, start_time)
         return span
 

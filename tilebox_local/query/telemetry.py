@@ -35,6 +35,7 @@ _SEVERITY_NUMBERS = {
     LogSeverity.WARNING: range(13, 17),
     LogSeverity.ERROR: range(17, 25),
 }
+_EVENT_LIMIT = 128  # of a span; log records count, and all of them are still there as log records
 _PYTHON_LEVELS = {"WARN": "WARNING", "FATAL": "CRITICAL"}
 
 
@@ -133,14 +134,15 @@ def _events(connection: apsw.Connection, trace_no: int, trace_id: str) -> dict[i
     for span_id, time_ns, severity, body, text, task_id in run(connection, "log_events_of_trace", (trace_no,)):
         level = _PYTHON_LEVELS.get(severity, severity)
         attributes = {"time": _iso_microseconds(time_ns), "body": body, "level": level}
+        attributes |= {"trace_id": trace_id, "span_id": _hex16(span_id)}
         own = decode_attributes(text)
         if task_id is not None:
             attributes["task_id"] = str(UUID(bytes=task_id))
         attributes |= {key: value for key, value in own.items() if not key.startswith("exception.")}
-        attributes |= {"trace_id": trace_id, "span_id": _hex16(span_id)}
         found[span_id].append({"time": time_ns, "name": "log.message", "attributes": attributes})
     for events in found.values():
         events.sort(key=lambda event: event["time"])
+        del events[:-_EVENT_LIMIT]
         for event in events:
             event["time"] = ns_to_datetime(event["time"])
     return found

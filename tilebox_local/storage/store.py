@@ -161,6 +161,7 @@ class Store:
         """Add a user; the strictest durability that any user asked for holds."""
         self._users += 1
         if full_sync:
+            self._full_sync = True
             self.writer.require_full_sync()
 
     def transact(self, function: Callable[[apsw.Connection], T]) -> T:
