@@ -421,7 +421,7 @@ def number(task):
 
 TestEngine = EngineMachine.TestCase
 TestEngine.settings = settings(
-    max_examples=int(EXAMPLES or 100),
+    max_examples=int(EXAMPLES or 80),
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),
