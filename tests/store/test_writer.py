@@ -739,7 +739,7 @@ def test_close_does_not_wait_for_other_threads_to_stop(path: Path) -> None:
     producer.start()
     until(lambda: store.stats().written_count > 10)
     try:
-        store.writer.close(2)
+        store.writer.close(10)
     finally:
         stop.set()
         producer.join()

@@ -1246,9 +1246,11 @@ import sys, threading
 from tilebox_local import Client
 client = Client(sys.argv[1])
 written = threading.Event()
-with client.tracer.span("outer"), client.tracer.span("inner"):
-    client._store.writer.on_commit.append(written.set)
-    written.wait(30)
+client._store.writer.on_commit.append(written.set)
+with client.tracer.span("outer") as outer, client.tracer.span("inner") as inner:
+    while not (outer.is_written and inner.is_written):
+        assert written.wait(30)
+        written.clear()
     print("written", flush=True)
     sys.stdin.read()
 """

@@ -162,6 +162,10 @@ class Writer:
 
     def attend(self, queue: deque[Any] | None = None) -> None:
         """Wake the writer, and if `queue` is over its limit, wait for room or drop the newest record."""
+        if self._closed:
+            if queue:
+                self._refuse(queue)
+            return
         if self.idle:
             self._wake()
         if queue is None:
@@ -233,6 +237,7 @@ class Writer:
             if self._closed:
                 return
             self._closed = True
+            self.attention = -1  # every further record comes to attend()
         thread = self._thread
         if thread is None:
             if self._connection is not None:
@@ -365,6 +370,14 @@ class Writer:
             queue.pop()
             self._dropped += 1
 
+    def _refuse(self, queue: deque[Any]) -> None:
+        """Drop a record that comes after close()."""
+        with contextlib.suppress(IndexError):
+            queue.pop()
+            self._dropped += 1
+        if not self._has_ended:
+            time.sleep(0.001)  # a loop that goes on would keep the closing writer from the interpreter's lock
+
     def _is_shedding(self) -> bool:
         return self._shedding  # set by the writer thread, too
 
@@ -451,7 +464,8 @@ class Writer:
         if self._failures and (self.spans or self.logs):
             commands, postponed = [], commands
         batch.open_spans = self._old_open_spans()
-        self.attention = min(_BATCH_LIMIT, self._queue_limit)
+        if not self._closed:
+            self.attention = min(_BATCH_LIMIT, self._queue_limit)
         if len(self.spans) <= self._queue_limit:
             self._room.set()
         now = clock.monotonic_ns()
