@@ -1135,6 +1135,28 @@ def test_processes_write_at_the_same_time(path: Path) -> None:
     assert outside(path, "SELECT integrity_check FROM pragma_integrity_check") == [("ok",)]
 
 
+CHURN = """
+import sys
+from tilebox_local.observability.tracing import WorkflowTracer
+from tilebox_local.storage.store import open_store
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(20):
+    store = open_store(sys.argv[1])
+    with WorkflowTracer(store.writer, store.resource(None)).span(f"{sys.argv[2]} {number}"):
+        pass
+    store.close()
+"""
+
+
+def test_processes_open_and_close_all_the_time(path: Path) -> None:
+    """Processes that open and close the store in turns, so that each may be the last one, lose nothing."""
+    assert run_together(CHURN, [(path, number) for number in range(3)]) == [("", "", 0)] * 3
+    assert outside(path, "SELECT count(*), count(DISTINCT name) FROM span_records") == [(60, 60)]
+    assert outside(path, "SELECT count(*) FROM writer_records") == [(60,)]
+    assert outside(path, "SELECT integrity_check FROM pragma_integrity_check") == [("ok",)]
+
+
 def test_a_transaction_waits_for_another_process(store: Store, path: Path) -> None:
     """While another process is in a write transaction, ours waits, without an error, until it is done."""
     script = """
