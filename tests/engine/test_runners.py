@@ -22,6 +22,7 @@ from tilebox_local.catalog import run
 from tilebox_local.data import JobState
 from tilebox_local.engine.runners import is_dead, process_identity, register_runner
 from tilebox_local.runner import task_runner
+from tilebox_local.storage import watch
 from tilebox_local.storage.watch import ChangeWatch
 
 TIMEOUT_S = 20  # for what takes milliseconds unless something is wrong
@@ -105,14 +106,14 @@ def start(path, shared):
 
 def wait_until(client, condition):
     """Return when `condition()` holds, looking again whenever the store changes."""
-    watch = ChangeWatch(client._store)
+    changes = ChangeWatch(client._store)
     deadline = time.monotonic() + TIMEOUT_S
     try:
         while not condition():
             assert time.monotonic() < deadline, "it does not come true"
-            watch.wait()
+            changes.wait()
     finally:
-        watch.close()
+        changes.close()
 
 
 def has_open_spans(client, job, count):
@@ -427,13 +428,26 @@ def test_runners_of_another_store_do_not_count(shared, start):
 
 
 def test_job_of_another_process_wakes_runner(shared, start):
-    """An idle run_forever runs the jobs that another process submits, woken by the change of the file."""
+    """An idle run_forever runs the jobs that another process submits, without looking again and again."""
     runner = start("run_forever", "unpolled")
     for number in range(2):
         job = shared.jobs().submit("woken", Step(number))
         assert runner.hear() == f"step {number}"
         runner.tell()
         wait_until(shared, lambda job=job: shared.jobs().find(job).state is JobState.COMPLETED)
+
+
+def test_change_by_another_process_ends_wait(shared, start, monkeypatch):
+    """What another process commits ends a wait for changes, long before the waiter would look on its own."""
+    monkeypatch.setattr(watch, "_BACKSTOP_S", float(TIMEOUT_S))
+    changes = ChangeWatch(shared._store)
+    try:
+        assert start("run_all").end() == 0
+        began = time.monotonic()
+        changes.wait()
+        assert time.monotonic() - began < TIMEOUT_S / 2
+    finally:
+        changes.close()
 
 
 # -- signals -----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ import pytest
 from scripted import Do, fail, subtasks
 
 from tilebox_local import Task, ids
-from tilebox_local.data import JobState, ProgressIndicator, TaskIdentifier, TaskState
+from tilebox_local.data import ExecutionStats, Job, JobState, ProgressIndicator, TaskIdentifier, TaskLease, TaskState
 from tilebox_local.errors import ArgumentError, NotFoundError, StoreError
 
 QUEUED, RUNNING, COMPUTED = TaskState.QUEUED, TaskState.RUNNING, TaskState.COMPUTED
@@ -832,6 +833,19 @@ def test_idle_runner(client):
     assert client.jobs().query() == []
 
 
+def test_task_as_it_sees_itself(script):
+    """A running task knows its state, input, lease and job; of its job, the id, the name and the time of submission."""
+    seen = []
+    job = script.submit(root=lambda context: seen.append(replace(context.current_task)))
+    script.run()
+    (task,) = seen
+    assert (task.state, task.identifier, task.input) == (RUNNING, TaskIdentifier("Do", "v0.0"), b'"root"')
+    assert (task.display, task.retry_count, task.parent_id, task.depends_on) == ("Do", 0, None, [])
+    assert task.lease == TaskLease(30, 5)
+    no_stats = ExecutionStats(None, None, timedelta(0), timedelta(0), 0.0, 0, {})
+    assert task.job == Job(job.id, job.name, job.trace_parent, JobState.UNSPECIFIED, job.submitted_at, [], no_stats)
+
+
 # -- display (3.5, 4.8, 5.2) -------------------------------------------------------------------------------------------
 
 
@@ -898,6 +912,13 @@ class Unspeakable(Task):
         return "task \udcff", "v1.0"
 
 
+class Textual(Task):
+    """Has an input that is text."""
+
+    def _serialize(self):
+        return "text"
+
+
 class UnprintableError(Exception):
     """Cannot be shown."""
 
@@ -918,6 +939,7 @@ UNFIT = {
     "progress of 2**70": lambda context: context.progress().add(2**70),
     "progress label with a lone surrogate": lambda context: context.progress("tile \udcff").add(1),
     "name of a subtask with a lone surrogate": lambda context: context.submit_subtask(Unspeakable()),
+    "input of a subtask that is no bytes": lambda context: context.submit_subtask(Textual()),
     "max_retries that is no integer": lambda context: context.submit_subtask(Do("a"), max_retries=2.5),
     "max_retries of 2**70": lambda context: context.submit_subtask(Do("a"), max_retries=2**70),
     "optional that is no bool": lambda context: context.submit_subtask(Do("a"), optional=None),

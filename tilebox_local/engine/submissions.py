@@ -69,6 +69,9 @@ def _validate_group(submissions: TaskSubmissions, index: int, group: TaskSubmiss
     if count == 0 or any(len(column) != count for column in columns) or len(group.optional_values) not in (0, count):
         raise ArgumentError(f"Task group {index} must have at least one task and one value of each kind per task.")
     for position, task_input in enumerate(group.inputs):
+        if type(task_input) is not bytes:  # a task's own _serialize may return anything
+            identifier = submissions.identifier_lookup[group.identifier_pointers[position]]
+            raise ArgumentError(f"The input of task {identifier.name} is {type(task_input).__name__}, not bytes.")
         if len(task_input) > MAX_INPUT_BYTES:
             identifier = submissions.identifier_lookup[group.identifier_pointers[position]]
             raise ArgumentError(

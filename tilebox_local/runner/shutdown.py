@@ -84,6 +84,8 @@ class GracefulShutdown:
             os.kill(os.getpid(), number)
 
     def _expire(self) -> None:
-        self._give_back()
-        if self._received is not None:
-            os.kill(os.getpid(), self._received)
+        try:
+            self._give_back()
+        finally:  # also if the store refuses: the process was told to go
+            if self._received is not None:
+                os.kill(os.getpid(), self._received)
