@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -68,6 +69,14 @@ def test_readme_example_runs(tmp_path: Path) -> None:
     assert [line.split()[1] for line in output.splitlines() if "STATUS_CODE" in line] == [
         "job/process-scenes", "task/Scene", "compute-index", "task/Scene", "compute-index",
     ]  # fmt: skip
+    if shutil.which("sqlite3"):
+        shell = re.search(r'^sqlite3 example.db "(.*)"$', readme, re.MULTILINE)
+        assert shell is not None
+        rows = _run("sqlite3", "example.db", shell[1], cwd=tmp_path).splitlines()
+        assert sorted((row.split("|")[0], row.split("|")[2]) for row in rows) == [
+            ("compute-index", "UNSET"), ("compute-index", "UNSET"), ("job/process-scenes", "UNSET"),
+            ("task/Scene", "UNSET"), ("task/Scene", "UNSET"),
+        ]  # fmt: skip
     shown = _run(sys.executable, "-m", "tilebox_local", "--db", "example.db", "show", cwd=tmp_path)
     assert shown.splitlines()[0].startswith("process-scenes  COMPLETED  ")
 

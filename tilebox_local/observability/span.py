@@ -193,12 +193,8 @@ class RecordingSpan(otel_trace.Span):
             self.duration_ns = perf_counter_ns() - self.monotonic_start_ns
         else:
             self.duration_ns = max(0, end_time - self.start_ns)
-        writer = self.writer
-        writer.open_spans.pop(self, None)
-        spans = writer.spans
-        spans.append(self)
-        if writer.idle or len(spans) > writer.attention:
-            writer.attend(spans)
+        self.writer.open_spans.pop(self, None)
+        self.writer.append_span(self)
 
     def __exit__(
         self,
@@ -449,6 +445,7 @@ class CurrentSpan(RecordingSpan):
         if exc_val is not None:
             self.fail(exc_val, record=self.records_exception, set_status=self.sets_status_on_exception)
         if self.duration_ns is None and self.ends_on_exit:
+            # end() without its calls: this is what every span does.
             self.duration_ns = perf_counter_ns() - self.monotonic_start_ns
             writer = self.writer
             writer.open_spans.pop(self, None)

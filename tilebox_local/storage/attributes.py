@@ -156,7 +156,7 @@ def encode_attributes(attributes: dict[str, Any] | None) -> str | None:
         if len(encoded) <= MAX_TEXT_CHARS:
             return encoded.decode()
     except TypeError:
-        pass
+        pass  # a lone surrogate, or a key that is no text
     return _encode_repaired(attributes)
 
 
