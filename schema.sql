@@ -272,11 +272,10 @@ CREATE TABLE span_records (
   kind           INTEGER NOT NULL DEFAULT 1,      -- OTLP SpanKind: 1 internal, 2 server, 3 client, 4 producer, 5 consumer
   status_code    INTEGER NOT NULL DEFAULT 0,      -- OTLP StatusCode: 0 unset, 1 ok, 2 error
   status_message TEXT,                            -- NULL: none
-  task_no        INTEGER,                         -- task that was running; NULL: none
-  has_task_id    INTEGER NOT NULL DEFAULT 0,      -- 1: the attribute task_id belongs to it, and is kept as task_no only
+  task_no        INTEGER,                         -- task that was running; NULL: none. Stands for the attribute task_id
   resource_no    INTEGER NOT NULL,
   scope_no       INTEGER NOT NULL DEFAULT 1,
-  attributes     TEXT,                            -- JSON; NULL: none (or only task_id)
+  attributes     TEXT,                            -- JSON, with task_id only if code set another one; NULL: none
   links          TEXT,                            -- JSON array of {"trace_id", "span_id", "attributes"}; NULL: none
   trace_state    TEXT,                            -- W3C tracestate; NULL: none
   dropped_attributes_count INTEGER NOT NULL DEFAULT 0,  -- over the limit of 128
@@ -401,7 +400,7 @@ SELECT
   CASE WHEN s.parent_span_id IS NOT NULL THEN printf('%016x', s.parent_span_id) END AS parent_span_id,
   CASE s.kind WHEN 1 THEN 'INTERNAL' WHEN 2 THEN 'SERVER' WHEN 3 THEN 'CLIENT' WHEN 4 THEN 'PRODUCER'
     WHEN 5 THEN 'CONSUMER' ELSE 'UNSPECIFIED' END AS kind,
-  CASE WHEN s.has_task_id AND json_type(s.attributes, '$.task_id') IS NULL
+  CASE WHEN s.task_no IS NOT NULL AND json_type(s.attributes, '$.task_id') IS NULL
     THEN json_set(coalesce(s.attributes, '{}'), '$.task_id', (
       SELECT lower(substr(hex(k.task_id), 1, 8) || '-' || substr(hex(k.task_id), 9, 4) || '-'
         || substr(hex(k.task_id), 13, 4) || '-' || substr(hex(k.task_id), 17, 4) || '-' || substr(hex(k.task_id), 21))

@@ -36,11 +36,8 @@ entry more.
 """
 
 _WARM_UP = 1_000
-_COLUMNS = (
-    "trace_no, start_ns, span_id, parent_span_id, duration_ns, name, status_code, task_no, has_task_id, resource_no, "
-    "attributes"
-)
-_INSERT = f"INSERT INTO span_records ({_COLUMNS}) VALUES ({','.join('?' * 11)})"
+_COLUMNS = "trace_no, start_ns, span_id, parent_span_id, duration_ns, name, task_no, resource_no, attributes"
+_INSERT = f"INSERT INTO span_records ({_COLUMNS}) VALUES ({','.join('?' * 9)})"
 
 
 def _produce(make_span: Callable[[str], Any], count: int) -> None:
@@ -101,9 +98,7 @@ def measure_sdk(folder: Path, count: int, batch: int) -> dict[str, Any]:
             None if span.parent is None else _signed(span.parent.span_id),
             span.end_time - span.start_time,
             span.name,
-            span.status.status_code.value,
             None,
-            0,
             1,
             orjson.dumps(dict(span.attributes)).decode() if span.attributes else None,
         )
@@ -143,7 +138,7 @@ def measure_floor(folder: Path, count: int) -> dict[str, Any]:
     generator = random.Random(1)
     now, parent = time.time_ns(), generator.getrandbits(63)
     rows = [
-        (1, now + i * 9_000, generator.getrandbits(63), parent, 5_000 + i % 4_000, "compute-index", 0, None, 0, 1,
+        (1, now + i * 9_000, generator.getrandbits(63), parent, 5_000 + i % 4_000, "compute-index", None, 1,
          f'{{"scene_id":"S2A_31UFS_20240612","tile":{i}}}')
         for i in range(count)
     ]  # fmt: skip

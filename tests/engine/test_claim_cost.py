@@ -31,7 +31,7 @@ def plan_of():
     store = open_store(":memory:")
 
     def plan_of(name):
-        text = sql[name]
+        text = sql[name].replace(":rows", "(?)")
         values = dict.fromkeys(re.findall(r":(\w+)", text)) or (None,) * text.count("?")
         rows = store.transact(lambda connection: connection.execute(f"EXPLAIN QUERY PLAN {text}", values).fetchall())
         return [row[3] for row in rows]

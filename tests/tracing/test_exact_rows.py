@@ -134,18 +134,18 @@ def test_span_records(client: Client) -> None:
     """The rows of span_records, in the order of their key."""
     columns = (
         "trace_no, start_ns, span_id, parent_span_id, duration_ns, name, kind, status_code, status_message, task_no, "
-        "has_task_id, resource_no, scope_no, attributes, links, trace_state, dropped_attributes_count, "
+        "resource_no, scope_no, attributes, links, trace_state, dropped_attributes_count, "
         "dropped_events_count, dropped_links_count"
     )
     task = '{"identifier.name":"Exact","identifier.version":"v0.0"}'
     fail = "ValueError: no"
     assert table(client, f"SELECT {columns} FROM span_records") == [
-        (1, LONG_AGO, 0x16, 0x15, 24 * MS, "inside", 1, 0, None, 1, 1, 1, 1, MINE, None, None, 0, 0, 0),
-        (1, T0, 0x11, None, 0, "job/exact", 1, 0, None, None, 0, 1, 1, None, None, None, 0, 0, 0),
-        (1, TEN, 0x12, 0x11, 34_250_001, "task/Exact", 1, 0, None, 1, 1, 1, 1, task, None, None, 0, 0, 0),
-        (1, TEN + MS, 0x13, 0x12, 9_250_000, "load", 3, 1, None, 1, 1, 1, 1, ATTRIBUTES, None, None, 0, 0, 0),
-        (1, TEN + 3_250_000, 0x14, 0x13, 4 * MS, "fail", 1, 2, fail, 1, 1, 1, 1, None, None, None, 0, 0, 0),
-        (1, TEN + 10_250_000, 0x15, 0x12, 24_000_001, "linked", 1, 0, None, 1, 1, 1, 1, MINE, LINKS, None, 0, 0, 0),
+        (1, LONG_AGO, 0x16, 0x15, 24 * MS, "inside", 1, 0, None, 1, 1, 1, MINE, None, None, 0, 0, 0),
+        (1, T0, 0x11, None, 0, "job/exact", 1, 0, None, None, 1, 1, None, None, None, 0, 0, 0),
+        (1, TEN, 0x12, 0x11, 34_250_001, "task/Exact", 1, 0, None, 1, 1, 1, task, None, None, 0, 0, 0),
+        (1, TEN + MS, 0x13, 0x12, 9_250_000, "load", 3, 1, None, 1, 1, 1, ATTRIBUTES, None, None, 0, 0, 0),
+        (1, TEN + 3_250_000, 0x14, 0x13, 4 * MS, "fail", 1, 2, fail, 1, 1, 1, None, None, None, 0, 0, 0),
+        (1, TEN + 10_250_000, 0x15, 0x12, 24_000_001, "linked", 1, 0, None, 1, 1, 1, MINE, LINKS, None, 0, 0, 0),
     ]
 
 

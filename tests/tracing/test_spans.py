@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from tilebox.workflows.observability.tracing import NoopWorkflowTracer as OfficialTracer
-from trace_support import known_bug, outside, run_in_task, run_script, spans_by_name, table, tree
+from trace_support import outside, run_in_task, run_script, spans_by_name, table, tree
 
 from tilebox_local import Client, ExecutionContext, Task
 from tilebox_local.errors import ArgumentError, StoreError
@@ -279,37 +279,34 @@ def decorator(tracer: Any) -> None:
 
 
 SCENARIOS = [
-    pytest.param(scenario, id=scenario.__name__, marks=marks)
-    for scenario, marks in [
-        (nested, ()),
-        (options, ()),
-        (times, ()),
-        (error_escapes, ()),
-        (error_of_users, ()),
-        (error_is_caught_inside, ()),
-        (error_is_no_exception, ()),
-        (error_is_not_recorded, ()),
-        (error_after_ok, ()),
-        (error_after_the_end, ()),
-        (error_is_recorded_and_raised, ()),
-        (error_is_recorded_with_attributes, ()),
-        (error_without_text, ()),
-        (error_group, ()),
-        (status_objects, ()),
-        (status_calls, ()),
-        (names, ()),
-        (attributes, ()),
-        (too_many_events, ()),
-        (after_the_end, ()),
-        (links, ()),
-        (task_id_goes_down, ()),
-        (task_id_that_is_no_text, ()),
-        (task_id_is_set_later, ()),
-        (task_id_is_given, ()),
-        (task_id_of_an_ended_span, ()),
-        (explicit_context, known_bug("_follow takes task_id from the given parent, not from the current span")),
-        (decorator, ()),
-    ]
+    nested,
+    options,
+    times,
+    error_escapes,
+    error_of_users,
+    error_is_caught_inside,
+    error_is_no_exception,
+    error_is_not_recorded,
+    error_after_ok,
+    error_after_the_end,
+    error_is_recorded_and_raised,
+    error_is_recorded_with_attributes,
+    error_without_text,
+    error_group,
+    status_objects,
+    status_calls,
+    names,
+    attributes,
+    too_many_events,
+    after_the_end,
+    links,
+    task_id_goes_down,
+    task_id_that_is_no_text,
+    task_id_is_set_later,
+    task_id_is_given,
+    task_id_of_an_ended_span,
+    explicit_context,
+    decorator,
 ]
 
 
@@ -382,7 +379,7 @@ def by_ours(scenario: Callable[[Any], None], client: Client) -> list[tuple[Any, 
     )
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_as_the_official_tracer(
     scenario: Callable[[Any], None], client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -944,7 +941,6 @@ def test_sdk_spans_between_ours(client: Client) -> None:
     assert list(spans) == ["job/job", "task/Body", "mine", "below", "deeper"]
 
 
-@known_bug("the task is only inherited from a RecordingSpan of the same store, not from an SDK span's task_id")
 def test_task_id_through_an_sdk_span(client: Client) -> None:
     """A span below an SDK span that carries a task_id carries it, too, as with the official tracer."""
     provider = TracerProvider()
@@ -1196,7 +1192,6 @@ def test_details_that_come_later(client: Client, hands: Hands) -> None:
     assert table(client, "SELECT name FROM event_records") == [("event",)]
 
 
-@known_bug("events that were written while the span was open stay, although they count as dropped later")
 def test_events_of_a_long_span_are_limited(client: Client, hands: Hands) -> None:
     """The stored events of a span and its count of dropped ones add up, also if some were written while it was open."""
     with client.tracer.span("span") as span:

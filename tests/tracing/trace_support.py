@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from tilebox_local import Client, ExecutionContext, Job, Task
 
 if TYPE_CHECKING:
@@ -23,11 +21,6 @@ connection = sqlite3.connect(f"{pathlib.Path(sys.argv[1]).as_uri()}?mode=ro", ur
 connection.row_factory = sqlite3.Row
 print(json.dumps([dict(row) for row in connection.execute(sys.argv[2])]))
 """
-
-
-def known_bug(what: str) -> pytest.MarkDecorator:
-    """Mark a test that shows a bug of the library. Whoever fixes the bug is told to remove the mark."""
-    return pytest.mark.xfail(strict=True, reason=f"bug: {what}")
 
 
 def run_in_task(client: Client, body: Callable[[ExecutionContext], Any], name: str = "job") -> Job:

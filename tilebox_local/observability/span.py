@@ -10,6 +10,7 @@ Spans never raise into user code because of a value they are given.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import logging
@@ -25,7 +26,14 @@ from opentelemetry import trace as otel_trace
 from opentelemetry.context.context import Context
 
 from tilebox_local.ids import _getrandbits, new_span_id, new_trace_id, signed64, unsigned64
-from tilebox_local.storage.attributes import capture_attributes, capture_value, clean_text, encode_attributes, text_of
+from tilebox_local.storage.attributes import (
+    MAX_TEXT_CHARS,
+    capture_attributes,
+    capture_value,
+    clean_text,
+    encode_attributes,
+    text_of,
+)
 from tilebox_local.storage.rows import Reference, TraceScope
 
 if TYPE_CHECKING:
@@ -34,7 +42,7 @@ if TYPE_CHECKING:
 
     from tilebox_local.storage.writer import Writer
 
-__all__ = ["CurrentSpan", "RecordingSpan", "current_recording_span", "parent_from_context"]
+__all__ = ["ConfiguredSpan", "CurrentSpan", "RecordingSpan", "current_recording_span", "parent_from_context"]
 
 _log = logging.getLogger("tilebox.workflows.internal")
 
@@ -63,6 +71,7 @@ _detach: Callable[[Token[Context]], None] = otel_context.detach
 _variable = getattr(getattr(otel_context, "_RUNTIME_CONTEXT", None), "_current_context", None)
 if isinstance(_variable, ContextVar):
     _get_context, _attach, _detach = _variable.get, _variable.set, _variable.reset
+_dumps = orjson.dumps
 _set_item = dict.__setitem__  # Context refuses item assignment; this one is not shared yet
 
 
@@ -76,6 +85,7 @@ class RecordingSpan(otel_trace.Span):
     __slots__ = (
         "attributes",
         "duration_ns",
+        "has_details",
         "monotonic_start_ns",
         "name",
         "parent_id",
@@ -89,11 +99,9 @@ class RecordingSpan(otel_trace.Span):
 
     status_code = 0
     is_written = False  # set by the writer once the span is in the file as open
-    has_details = False
     otlp_kind = 1
     status_message: str | None = None
     instrumentation = "tilebox.com/observability"
-    trace_state: str | None = None
     events: list[tuple[str, int, dict[str, Any] | None]] | None = None
     links: tuple[tuple[otel_trace.SpanContext, dict[str, Any] | None], ...] = ()
     dropped_attributes = 0
@@ -114,6 +122,7 @@ class RecordingSpan(otel_trace.Span):
         self.name = name
         self.attributes: dict[str, Any] | None = None
         self.duration_ns: int | None = None
+        self.has_details = False
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -136,13 +145,22 @@ class RecordingSpan(otel_trace.Span):
             self.instrumentation = instrumentation
             self.has_details = True
 
-    def start(self, parent: otel_trace.Span | None, start_time: int | None = None) -> None:
-        """Take the place below `parent` (None: a new trace), read the clocks, and show up as open."""
+    def start(
+        self, parent: otel_trace.Span | None, of_task: otel_trace.Span | None, start_time: int | None = None
+    ) -> None:
+        """Take the place below `parent` (None: a new trace), read the clocks, and show up as open.
+
+        The span belongs to the task of `of_task`: the current span for a workflow tracer, as in the official package.
+        """
         self.span_id = new_span_id()
         if isinstance(parent, RecordingSpan) and parent.writer is self.writer:
-            self._follow(parent)
+            self.scope = parent.scope
+            self.parent_id = parent.span_id
         else:
             self._follow_context(None if parent is None else parent.get_span_context())
+        if self.scope.trace_state is not None:
+            self.has_details = True
+        self._join_task_of(of_task)
         self._begin(start_time)
 
     def _begin(self, start_time: int | None) -> None:
@@ -157,28 +175,30 @@ class RecordingSpan(otel_trace.Span):
         if writer.idle:
             writer.attend()
 
-    def _follow(self, parent: RecordingSpan) -> None:
-        self.scope = parent.scope
-        self.parent_id = parent.span_id
-        self.task_no = parent.task_no
-        inherited = parent.attributes.get("task_id") if parent.attributes else None
-        if type(inherited) is str:
-            self.set_attribute("task_id", inherited)
-        if parent.trace_state is not None:
-            self.trace_state = parent.trace_state
-            self.has_details = True
-
     def _follow_context(self, parent: otel_trace.SpanContext | None) -> None:
-        self.task_no = None
         if parent is None or not parent.is_valid:
             self.scope = TraceScope(new_trace_id(), _NEW_TRACE_FLAGS)
             self.parent_id = None
             return
-        self.scope = TraceScope(parent.trace_id, int(parent.trace_flags), parent_span_id=signed64(parent.span_id))
         self.parent_id = signed64(parent.span_id)
-        if parent.trace_state:
-            self.trace_state = parent.trace_state.to_header()
-            self.has_details = True
+        self.scope = TraceScope(
+            parent.trace_id,
+            int(parent.trace_flags),
+            parent_span_id=self.parent_id,
+            trace_state=parent.trace_state.to_header() if parent.trace_state else None,
+        )
+
+    def _join_task_of(self, span: otel_trace.Span | None) -> None:
+        """Take over the task of another span, and its attribute task_id if code set one."""
+        self.task_no = span.task_no if isinstance(span, RecordingSpan) and span.writer is self.writer else None
+        # A span of OpenTelemetry's SDK shows its attributes, too.
+        attributes = getattr(span, "attributes", None)
+        try:
+            inherited = attributes.get("task_id") if attributes else None
+        except Exception:  # noqa: BLE001 -- telemetry must not raise
+            return
+        if type(inherited) is str:
+            self.set_attribute("task_id", inherited)
 
     def end(self, end_time: int | None = None) -> None:
         """Fix the duration and hand the span to the writer. Only the first call counts.
@@ -211,14 +231,13 @@ class RecordingSpan(otel_trace.Span):
 
     def get_span_context(self) -> otel_trace.SpanContext:
         """Ids of this span, for propagation."""
-        trace_state = otel_trace.TraceState.from_header([self.trace_state]) if self.trace_state else None
-        flags = otel_trace.TraceFlags(self.scope.flags)
+        scope = self.scope
         return otel_trace.SpanContext(
-            self.scope.trace_id,
+            scope.trace_id,
             unsigned64(self.span_id),
             is_remote=False,
-            trace_flags=flags,
-            trace_state=trace_state,
+            trace_flags=otel_trace.TraceFlags(scope.flags),
+            trace_state=otel_trace.TraceState.from_header([scope.trace_state]) if scope.trace_state else None,
         )
 
     def is_recording(self) -> bool:
@@ -297,8 +316,7 @@ class RecordingSpan(otel_trace.Span):
             return
         self.status_code = code
         self.status_message = description if code == _ERROR else None
-        if self.status_message is not None:
-            self.has_details = True
+        self.has_details = True
 
     def record_exception(
         self,
@@ -350,7 +368,8 @@ class RecordingSpan(otel_trace.Span):
 
         None: there is no such job after all.
         """
-        self.scope = TraceScope(self.scope.trace_id, self.scope.flags, trace_no=trace_no)
+        scope = self.scope
+        self.scope = TraceScope(scope.trace_id, scope.flags, trace_no=trace_no, trace_state=scope.trace_state)
 
     def encoded_links(self) -> str | None:
         """JSON text of the links; None for none."""
@@ -380,38 +399,47 @@ class CurrentSpan(RecordingSpan):
 
     __slots__ = ("_token",)
 
-    # What `start_as_current_span` may be given; nearly nobody does.
-    parent_context: Context | None = None
-    start_time: int | None = None
-    ends_on_exit = True
-    _unsampled = False
+    _token: Token[Context]
 
     def __enter__(self) -> otel_trace.Span:
         context = _get_context()
-        parent: Any = (context if self.parent_context is None else self.parent_context).get(_SPAN_KEY)
-        if type(parent) is CurrentSpan and parent.writer is self.writer and self.start_time is None:
-            # The fast way: all of start() for a child of one of our own spans.
-            self.span_id = _getrandbits(63) or 1
-            self.scope = parent.scope
-            self.parent_id = parent.span_id
-            self.task_no = parent.task_no
-            inherited = parent.attributes
-            if parent.trace_state is not None or (inherited is not None and "task_id" in inherited):
-                self._follow(parent)
-            self._enter(context)
-            self.start_ns = time_ns()
-            self.monotonic_start_ns = perf_counter_ns()
-            writer = self.writer
-            writer.open_spans[self] = None
-            if writer.idle:
-                writer.attend()
-            return self
+        parent: Any = context.get(_SPAN_KEY)
+        writer = self.writer
+        if type(parent) is not CurrentSpan or parent.writer is not writer:
+            return self._enter_below(parent, parent, context)
+        # The fast way: all of start() for a child of one of our own spans.
+        self.span_id = _getrandbits(63) or 1
+        self.scope = scope = parent.scope
+        if scope.trace_state is not None:
+            self.has_details = True
+        self.parent_id = parent.span_id
+        self.task_no = parent.task_no
+        inherited = parent.attributes
+        if inherited is not None and "task_id" in inherited:
+            self._join_task_of(parent)
+        own = Context() if len(context) == 1 else Context(context)
+        _set_item(own, _SPAN_KEY, self)
+        self._token = _attach(own)
+        self.start_ns = time_ns()
+        self.monotonic_start_ns = perf_counter_ns()
+        writer.open_spans[self] = None
+        if writer.idle:
+            writer.attend()
+        return self
+
+    def _enter_below(
+        self,
+        parent: otel_trace.Span | None,
+        of_task: otel_trace.Span | None,
+        context: Context,
+        start_time: int | None = None,
+    ) -> otel_trace.Span:
         if is_unsampled(parent):
-            self._unsampled = True
+            self.duration_ns = 0  # as if it had ended: it records nothing
             span = unsampled_child(parent)
-            self._token: Token[Context] = _attach(otel_trace.set_span_in_context(span, context))
+            self._token = _attach(otel_trace.set_span_in_context(span, context))
             return span
-        self.start(parent, self.start_time)
+        self.start(parent, of_task, start_time)
         self._enter(context)
         return self
 
@@ -440,19 +468,45 @@ class CurrentSpan(RecordingSpan):
         except ValueError:  # left in another context than entered, as generators can be
             _log.debug("Span %r ended in another context than it started in.", self.name)
         del self._token  # it holds the outer context, which must not live until the span is written
-        if self._unsampled:
-            return
         if exc_val is not None:
             self.fail(exc_val, record=self.records_exception, set_status=self.sets_status_on_exception)
-        if self.duration_ns is None and self.ends_on_exit:
+        if self.duration_ns is None:
             # end() without its calls: this is what every span does.
-            self.duration_ns = perf_counter_ns() - self.monotonic_start_ns
+            duration_ns = self.duration_ns = perf_counter_ns() - self.monotonic_start_ns
             writer = self.writer
             writer.open_spans.pop(self, None)
-            spans = writer.spans
-            spans.append(self)
-            if writer.idle or len(spans) > writer.attention:
-                writer.attend(spans)
+            trace_no = self.scope.committed_no
+            resource_no = self.resource.committed_no
+            text = None
+            if trace_no is None or resource_no is None or self.has_details:
+                writer.append_span(self)
+                return
+            if self.attributes:
+                try:
+                    encoded = _dumps(self.attributes)
+                except TypeError:  # has to be repaired
+                    writer.append_span(self)
+                    return
+                if len(encoded) > MAX_TEXT_CHARS:
+                    writer.append_span(self)
+                    return
+                text = encoded.decode()
+            span_rows = writer.span_rows
+            span_rows.append(
+                (
+                    trace_no,
+                    self.start_ns,
+                    self.span_id,
+                    self.parent_id,
+                    duration_ns,
+                    self.name,
+                    self.task_no,
+                    resource_no,
+                    text,
+                )
+            )
+            if writer.idle or len(span_rows) > writer.attention:
+                writer.attend(span_rows)
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """As a decorator: each call of `function` runs in a span like this one."""
@@ -474,10 +528,43 @@ class CurrentSpan(RecordingSpan):
         return wrapper
 
     def _again(self) -> CurrentSpan:
-        span = CurrentSpan(self.writer, self.resource, self.name)
+        span = type(self)(self.writer, self.resource, self.name)
         span.attributes = None if self.attributes is None else dict(self.attributes)
+        span.has_details = self.has_details
         span.__dict__.update(self.__dict__)
         return span
+
+
+class ConfiguredSpan(CurrentSpan):
+    """A current span with what `start_as_current_span` may be given besides a name."""
+
+    __slots__ = ()
+
+    parent_context: Context | None = None
+    start_time: int | None = None
+    ends_on_exit = True
+    has_task_of_parent = False  # instead of the task of the current span
+
+    def __enter__(self) -> otel_trace.Span:
+        context = _get_context()
+        current: Any = context.get(_SPAN_KEY)
+        parent: Any = current if self.parent_context is None else self.parent_context.get(_SPAN_KEY)
+        return self._enter_below(parent, parent if self.has_task_of_parent else current, context, self.start_time)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        if self.ends_on_exit:
+            super().__exit__(exc_type, exc_val, exc_tb)
+            return
+        with contextlib.suppress(ValueError):
+            _detach(self._token)
+        del self._token
+        if exc_val is not None:
+            self.fail(exc_val, record=self.records_exception, set_status=self.sets_status_on_exception)
 
 
 def _as_instant(value: Any) -> int | None:

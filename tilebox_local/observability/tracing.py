@@ -15,6 +15,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from tilebox_local.errors import ArgumentError
 from tilebox_local.observability.span import (
+    ConfiguredSpan,
     CurrentSpan,
     RecordingSpan,
     is_unsampled,
@@ -71,18 +72,19 @@ class WorkflowTracer:
         task's `task_id`. Further arguments are those of OpenTelemetry's `start_as_current_span`: context, kind,
         attributes, links, start_time, record_exception, set_status_on_exception, end_on_exit.
         """
-        span = CurrentSpan(self._writer, self._resource, name)
         if args or kwargs:
-            _configure_current_span(span, *args, **kwargs)
-        return span
+            return _configured_span(self._writer, self._resource, name, *args, **kwargs)
+        return CurrentSpan(self._writer, self._resource, name)
 
     def current_span(self) -> otel_trace.Span:
         """The current span of this thread or asyncio task; the invalid span, which records nothing, if none is."""
         return otel_trace.get_current_span()
 
 
-def _configure_current_span(
-    span: CurrentSpan,
+def _configured_span(
+    writer: Writer,
+    resource: Reference,
+    name: str,
     context: Context | None = None,
     kind: otel_trace.SpanKind = _INTERNAL,
     attributes: Mapping[str, Any] | None = None,
@@ -91,13 +93,15 @@ def _configure_current_span(
     record_exception: bool = True,
     set_status_on_exception: bool = True,
     end_on_exit: bool = True,
-) -> None:
+) -> ConfiguredSpan:
+    span = ConfiguredSpan(writer, resource, name)
     span.describe(kind, attributes, links, RecordingSpan.instrumentation)
     span.parent_context = context
     span.start_time = start_time
     span.records_exception = record_exception
     span.sets_status_on_exception = set_status_on_exception
     span.ends_on_exit = end_on_exit
+    return span
 
 
 class NoopWorkflowTracer(WorkflowTracer):
@@ -139,7 +143,7 @@ class LocalTracer(otel_trace.Tracer):
         span.describe(kind, attributes, links, self._scope)
         if not record_exception or not set_status_on_exception:
             span.records_exception, span.sets_status_on_exception = record_exception, set_status_on_exception
-        span.start(parent, start_time)
+        span.start(parent, parent, start_time)
         return span
 
     def start_as_current_span(  # type: ignore[override]
@@ -155,9 +159,10 @@ class LocalTracer(otel_trace.Tracer):
         end_on_exit: bool = True,
     ) -> AbstractContextManager[otel_trace.Span]:
         """A span around a block, as `WorkflowTracer.span`."""
-        span = CurrentSpan(self._writer, self._resource, name)
-        _configure_current_span(
-            span,
+        span = _configured_span(
+            self._writer,
+            self._resource,
+            name,
             context,
             kind,
             attributes,
@@ -168,6 +173,7 @@ class LocalTracer(otel_trace.Tracer):
             end_on_exit,
         )
         span.describe(_INTERNAL, None, None, self._scope)
+        span.has_task_of_parent = True
         return span
 
 

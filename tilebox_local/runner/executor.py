@@ -112,7 +112,9 @@ class TaskExecutor:
         span = CurrentSpan(self.writer, self.resource, name)
         span.attributes = {"identifier.name": task.identifier.name, "identifier.version": task.identifier.version}
         self.writer.task_ids[task_no] = str(task.id)
-        span.enter_task(TraceScope(trace_id, flags, trace_no=trace_no), root_span_id, task_no)
+        scope = TraceScope(trace_id, flags, trace_no=trace_no)
+        scope.publish()  # the job is committed
+        span.enter_task(scope, root_span_id, task_no)
         try:
             return self._run(context, task, task_class, span)
         finally:

@@ -46,7 +46,7 @@ SELECT task_no FROM task_records WHERE task_id = ?
 -- name: spans_of_trace
 -- Spans of a job (of one task, unless NULL) by start. The key of span_records gives the order.
 SELECT s.start_ns, s.start_ns + s.duration_ns, s.span_id, s.parent_span_id, s.name, s.status_code, s.status_message,
-       s.attributes, CASE WHEN s.has_task_id THEN t.task_id END, s.resource_no
+       s.attributes, t.task_id, s.resource_no
 FROM span_records s LEFT JOIN task_records t ON t.task_no = s.task_no
 WHERE s.trace_no = :trace_no AND (:task_no IS NULL OR s.task_no = :task_no)
   AND (:include_open OR s.duration_ns IS NOT NULL)

@@ -1,28 +1,22 @@
--- Writing telemetry. The statements for spans, events and logs end at VALUES: the writer appends as many rows as it
--- inserts at once, because SQLite then runs one step for hundreds of rows without holding Python's global lock.
+-- Writing telemetry. Where a statement says ":rows", the writer puts "(?,?,...)" for as many rows as it has: SQLite then
+-- runs one step for hundreds of rows, without holding Python's global lock.
 
 -- name: insert_spans
 -- A span may be written open first and completed later; one that is complete does not change any more.
 INSERT INTO span_records
-  (trace_no, start_ns, span_id, parent_span_id, duration_ns, name, status_code, task_no, has_task_id, resource_no,
-   attributes)
-VALUES
-
--- name: insert_spans_conflict
+  (trace_no, start_ns, span_id, parent_span_id, duration_ns, name, task_no, resource_no, attributes)
+VALUES :rows
 ON CONFLICT (trace_no, start_ns, span_id) DO UPDATE SET
-  duration_ns = excluded.duration_ns, name = excluded.name, status_code = excluded.status_code,
-  attributes = excluded.attributes
+  duration_ns = excluded.duration_ns, name = excluded.name, attributes = excluded.attributes
 WHERE duration_ns IS NULL
 
 -- name: insert_full_spans
 -- Spans with anything beyond the columns that every span has.
 INSERT INTO span_records
-  (trace_no, start_ns, span_id, parent_span_id, duration_ns, name, status_code, task_no, has_task_id, resource_no,
-   attributes, kind, status_message, scope_no, links, trace_state, dropped_attributes_count, dropped_events_count,
+  (trace_no, start_ns, span_id, parent_span_id, duration_ns, name, task_no, resource_no, attributes, kind,
+   status_code, status_message, scope_no, links, trace_state, dropped_attributes_count, dropped_events_count,
    dropped_links_count)
-VALUES
-
--- name: insert_full_spans_conflict
+VALUES :rows
 ON CONFLICT (trace_no, start_ns, span_id) DO UPDATE SET
   duration_ns = excluded.duration_ns, name = excluded.name, status_code = excluded.status_code,
   attributes = excluded.attributes, status_message = excluded.status_message, links = excluded.links,
@@ -32,18 +26,18 @@ WHERE duration_ns IS NULL
 
 -- name: insert_events
 INSERT INTO event_records (trace_no, time_ns, span_id, event_no, name, attributes)
-VALUES
-
--- name: insert_events_conflict
+VALUES :rows
 ON CONFLICT DO NOTHING
+
+-- name: delete_dropped_events
+-- Of a span that was written while it was open and got more events than it may keep since.
+DELETE FROM event_records WHERE trace_no = ? AND span_id = ? AND event_no < ?
 
 -- name: insert_logs
 INSERT INTO log_records
   (trace_no, time_ns, log_no, span_id, severity_number, severity_text, body, task_no, has_task_id, is_span_event,
    resource_no, scope_no, attributes)
-VALUES
-
--- name: insert_logs_conflict
+VALUES :rows
 ON CONFLICT DO NOTHING
 
 -- name: insert_quarantine
@@ -61,8 +55,14 @@ UPDATE writer_records
 -- The write that a commit with synchronous=FULL carries when nothing else is to be written.
 UPDATE store_records SET value = ? WHERE key = 'synced_ns'
 
--- name: find_jobless_trace
-SELECT trace_no FROM trace_records WHERE trace_id = ? AND job_no IS NULL
+-- name: find_jobless_traces
+SELECT trace_id, trace_no FROM trace_records WHERE job_no IS NULL AND trace_id IN (VALUES :rows)
+
+-- name: next_trace_no
+SELECT max(trace_no) + 1 FROM trace_records
+
+-- name: insert_traces
+INSERT INTO trace_records (trace_no, trace_id) VALUES :rows
 
 -- name: find_trace
 -- Where a span belongs that continues a span of another process: to the only job of its trace, or to the one of

@@ -6,7 +6,10 @@ that still fails is repaired, else quarantined with the reason. Owned by the wri
 
 from __future__ import annotations
 
+import os
+import platform
 from functools import cache, partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -17,7 +20,7 @@ from tilebox_local.storage import rows
 from tilebox_local.storage.attributes import clean_text, encodable, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from tilebox_local.observability.span import RecordingSpan
     from tilebox_local.storage.rows import LogItem, Reference, TraceScope
@@ -27,8 +30,8 @@ __all__ = ["STORE_ERRORS", "Batch"]
 # apsw caches statements of up to 16 KiB; 512 rows of 13 columns stay below.
 _CHUNK_SIZES = (512, 64, 8, 1)
 _JSON_COLUMNS = {
-    "insert_spans": {10},
-    "insert_full_spans": {10, 14},
+    "insert_spans": {8},
+    "insert_full_spans": {8, 13},
     "insert_events": {5},
     "insert_logs": {12},
 }
@@ -53,6 +56,7 @@ class Batch:
     """Records taken from the queues. Kept until a commit succeeds, so a failed transaction loses nothing."""
 
     def __init__(self) -> None:
+        self.span_rows: list[tuple[Any, ...]] = []
         self.spans: list[RecordingSpan] = []
         self.logs: list[LogItem] = []
         self.open_spans: list[RecordingSpan] = []
@@ -60,31 +64,44 @@ class Batch:
         self.written_count = 0
         self.quarantined_count = 0
         self.new_quarantined_count = 0
-        self.undo: list[Callable[[], None]] = []
+        self._numbered: list[TraceScope | Reference | _Provisional] = []
         self._scopes: dict[str, int] = {"tilebox.com/observability": 1}
         self._inserted = 0
 
     def __len__(self) -> int:
-        return len(self.spans) + len(self.logs)
+        return len(self.span_rows) + len(self.spans) + len(self.logs)
 
     def insert(self, connection: apsw.Connection) -> None:
         """Insert everything. Delivering a record twice stores it once."""
         self.new_quarantined_count = 0
         self._inserted = 0
+        self._insert_rows(connection, "span", "insert_spans", self.span_rows)
         self.insert_spans(connection, self.spans + self.open_spans)
         if self.logs:
             self._number_logs(connection)
-            values = rows.log_values(self.logs, self._scopes)
-            self._insert_rows(connection, "log", "insert_logs", rows.LOG_WIDTH, values)
+            self._insert_rows(connection, "log", "insert_logs", [rows.log_row(log, self._scopes) for log in self.logs])
 
     def insert_spans(self, connection: apsw.Connection, spans: list[RecordingSpan]) -> None:
         """Insert spans and their events; one without a duration counts as open."""
-        values, detailed = rows.span_values(spans, partial(self._number_span, connection))
-        self._insert_rows(connection, "span", "insert_spans", rows.SPAN_WIDTH, values)
-        if detailed:
-            values = rows.full_span_values(detailed, self._scopes)
-            self._insert_rows(connection, "span", "insert_full_spans", rows.FULL_SPAN_WIDTH, values)
-            self._insert_rows(connection, "event", "insert_events", rows.EVENT_WIDTH, rows.event_values(detailed))
+        if not spans:
+            return
+        self._number_traces(connection, spans)
+        for span in spans:
+            if span.resource.no is None:
+                self.number_resource(connection, span.resource)
+            if span.instrumentation not in self._scopes:
+                self._number_scope(connection, span.instrumentation)
+        plain = [rows.span_row(span) for span in spans if not span.has_details]
+        self._insert_rows(connection, "span", "insert_spans", plain)
+        detailed = [span for span in spans if span.has_details]
+        full = [rows.full_span_row(span, self._scopes) for span in detailed]
+        self._insert_rows(connection, "span", "insert_full_spans", full)
+        events = list(chain.from_iterable(map(rows.event_rows, detailed)))
+        self._insert_rows(connection, "event", "insert_events", events)
+        for span in detailed:
+            if span.dropped_events and span.is_written:
+                dropped = (span.scope.trace_no, span.span_id, span.dropped_events)
+                run(connection, "delete_dropped_events", dropped)
 
     def commit(self) -> None:
         """The transaction is durable: forget the records."""
@@ -93,48 +110,65 @@ class Batch:
         self.written_count += self._inserted
         self.quarantined_count += self.new_quarantined_count
         self._inserted = self.new_quarantined_count = 0
-        self.spans, self.logs, self.open_spans = [], [], []
-        self.undo.clear()
+        self.span_rows, self.spans, self.logs, self.open_spans = [], [], [], []
+        for numbered in self._numbered:
+            numbered.publish()
+        self._numbered.clear()
 
-    def undo_since(self, mark: int) -> None:
-        """What happened since `undo` was `mark` long is rolled back: take back the numbers it gave."""
-        while len(self.undo) > mark:
-            self.undo.pop()()
+    def savepoint(self) -> int:
+        """Where `rollback_to` may return to."""
+        return len(self._numbered)
+
+    def rollback_to(self, savepoint: int) -> None:
+        """What happened since the savepoint is rolled back: take back the numbers it gave."""
+        while len(self._numbered) > savepoint:
+            self._numbered.pop().forget()
 
     def rollback(self) -> None:
         """The transaction is rolled back: take back the numbers it gave."""
-        self.undo_since(0)
+        self.rollback_to(0)
         self.open_spans = []
 
     # -- numbers ------------------------------------------------------------------------------------------------
 
-    def _number_span(self, connection: apsw.Connection, span: RecordingSpan) -> None:
-        if span.scope.trace_no is None:
-            self._number_trace(connection, span.scope)
-        if span.resource.no is None:
-            self.number_resource(connection, span.resource)
-        if span.instrumentation not in self._scopes:
-            self._number_scope(connection, span.instrumentation)
-
     def _number_logs(self, connection: apsw.Connection) -> None:
+        self._number_traces(connection, self.logs)
         for log in self.logs:
-            if log.scope is not None and log.scope.trace_no is None:
-                self._number_trace(connection, log.scope)
             if log.resource.no is None:
                 self.number_resource(connection, log.resource)
             if log.logger not in self._scopes:
                 self._number_scope(connection, log.logger)
 
-    def _number_trace(self, connection: apsw.Connection, scope: TraceScope) -> None:
-        key = scope.trace_id.to_bytes(16, "big")
-        if scope.parent_span_id is None:
-            found = value(connection, "find_jobless_trace", (key,))
-        else:
-            found = value(connection, "find_trace", {"trace_id": key, "parent_span_id": scope.parent_span_id})
-        if found is None:
-            found = value(connection, "insert_trace", (key, None))
-        scope.trace_no = found
-        self.undo.append(lambda: setattr(scope, "trace_no", None))
+    def _number_traces(self, connection: apsw.Connection, records: Sequence[RecordingSpan | LogItem]) -> None:
+        new = {record.scope: None for record in records if record.scope is not None and record.scope.trace_no is None}
+        if not new:
+            return
+        begun_here = [scope for scope in new if scope.parent_span_id is None]
+        numbers = self._numbers_of_traces(connection, {_trace_key(scope): None for scope in begun_here})
+        for scope in new:
+            key = _trace_key(scope)
+            if scope.parent_span_id is None:
+                number = numbers[key]
+            else:
+                number = value(connection, "find_trace", {"trace_id": key, "parent_span_id": scope.parent_span_id})
+                if number is None:
+                    number = value(connection, "insert_trace", (key, None))
+            scope.trace_no = number
+            self._numbered.append(scope)
+
+    def _numbers_of_traces(self, connection: apsw.Connection, keys: Iterable[bytes]) -> dict[bytes, int]:
+        """Rows of traces of no job, those that are new inserted in large statements: a program may begin many."""
+        rows_of_keys = [(key,) for key in keys]
+        numbers: dict[bytes, int] = {}
+        for chunk in _chunks(rows_of_keys):
+            numbers.update(_execute(connection, "find_jobless_traces", chunk))
+        missing = [key for (key,) in rows_of_keys if key not in numbers]
+        if missing:
+            new = list(enumerate(missing, value(connection, "next_trace_no")))
+            for chunk in _chunks(new):
+                _execute(connection, "insert_traces", chunk)
+            numbers.update((key, number) for number, key in new)
+        return numbers
 
     def number_resource(self, connection: apsw.Connection, resource: Reference) -> int:
         """Row number of a resource, inserted if it is new."""
@@ -142,7 +176,7 @@ class Batch:
             resource.no = value(connection, "find_resource", (resource.key,))
             if resource.no is None:
                 resource.no = value(connection, "insert_resource", (resource.key,))
-            self.undo.append(lambda: setattr(resource, "no", None))
+            self._numbered.append(resource)
         return resource.no
 
     def _number_scope(self, connection: apsw.Connection, name: str) -> None:
@@ -151,41 +185,49 @@ class Batch:
         if number is None:
             number = value(connection, "insert_scope", (cleaned, ""))
         self._scopes[name] = number
-        self.undo.append(lambda: _discard(self._scopes, name))
+        self._numbered.append(_Provisional(partial(_discard, self._scopes, name)))
+
+    def number_writer(self, connection: apsw.Connection) -> int:
+        """Row of this process in writer_records, inserted before the first use."""
+        if self.writer_no is None:
+            row = (os.getpid(), platform.node(), clock.wall_ns())
+            self.writer_no = value(connection, "insert_writer", row)
+            self._numbered.append(_Provisional(self._forget_writer))
+        number: int = self.writer_no
+        return number
+
+    def _forget_writer(self) -> None:
+        self.writer_no = None
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
-    def _insert_rows(self, connection: apsw.Connection, kind: str, name: str, width: int, values: list[Any]) -> None:
-        position, end = 0, len(values)
-        while position < end:
-            remaining = (end - position) // width
-            count = next(size for size in _CHUNK_SIZES if size <= remaining)
-            chunk = values[position : position + count * width]
-            position += count * width
+    def _insert_rows(
+        self, connection: apsw.Connection, kind: str, name: str, rows_to_insert: list[tuple[Any, ...]]
+    ) -> None:
+        for chunk in _chunks(rows_to_insert):
             try:
-                connection.execute(_insert_statement(name, width, count), chunk)
-                self._inserted += count
+                _execute(connection, name, chunk)
+                self._inserted += len(chunk)
             except STORE_ERRORS:
                 raise
             except Exception:  # noqa: BLE001 -- an unfit row; find it
-                for first in range(0, len(chunk), width):
-                    self._insert_suspect(connection, kind, name, chunk[first : first + width])
+                for row in chunk:
+                    self._insert_suspect(connection, kind, name, row)
 
-    def _insert_suspect(self, connection: apsw.Connection, kind: str, name: str, row: list[Any]) -> None:
+    def _insert_suspect(self, connection: apsw.Connection, kind: str, name: str, row: tuple[Any, ...]) -> None:
         """Insert one row of a statement that failed; repair its text, or quarantine it."""
-        statement = _insert_statement(name, len(row), 1)
         try:
-            connection.execute(statement, row)
+            _execute(connection, name, [row])
         except STORE_ERRORS:
             raise
         except Exception:  # noqa: BLE001
             whole = _JSON_COLUMNS[name]  # cut JSON is no JSON
-            repaired = [
+            repaired = tuple(
                 value if not isinstance(value, str) else encodable(value) if column in whole else clean_text(value)
                 for column, value in enumerate(row)
-            ]
+            )
             try:
-                connection.execute(statement, repaired)
+                _execute(connection, name, [repaired])
             except STORE_ERRORS:
                 raise
             except Exception as error:  # noqa: BLE001
@@ -195,7 +237,7 @@ class Batch:
                 return
         self._inserted += 1
 
-    def _quarantine(self, connection: apsw.Connection, kind: str, error: Exception, row: list[Any]) -> None:
+    def _quarantine(self, connection: apsw.Connection, kind: str, error: Exception, row: tuple[Any, ...]) -> None:
         reason = text_of(f"{type(error).__name__}: {text_of(error)}")
         content = clean_text(f"[{', '.join(_shown(value) for value in row)}]")
         run(connection, "insert_quarantine", (self.writer_no, clock.wall_ns(), kind, reason, content))
@@ -213,7 +255,36 @@ def _discard(numbers: dict[str, int], name: str) -> None:
     numbers.pop(name, None)
 
 
+class _Provisional:
+    """A number that only the writer knows."""
+
+    __slots__ = ("forget",)
+
+    def __init__(self, forget: Callable[[], None]) -> None:
+        self.forget = forget
+
+    def publish(self) -> None:
+        pass
+
+
+def _trace_key(scope: TraceScope) -> bytes:
+    return scope.trace_id.to_bytes(16, "big")
+
+
+def _chunks(values: list[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
+    """The rows in as few statements as there may be, of few different lengths."""
+    position, end = 0, len(values)
+    while position < end:
+        count = next(size for size in _CHUNK_SIZES if size <= end - position)
+        yield values[position : position + count]
+        position += count
+
+
+def _execute(connection: apsw.Connection, name: str, chunk: list[tuple[Any, ...]]) -> list[Any]:
+    return connection.execute(_statement(name, len(chunk[0]), len(chunk)), list(chain.from_iterable(chunk))).fetchall()
+
+
 @cache
-def _insert_statement(name: str, width: int, count: int) -> str:
+def _statement(name: str, width: int, count: int) -> str:
     row = f"({','.join('?' * width)})"
-    return f"{sql[name]}\n{','.join([row] * count)}\n{sql[name + '_conflict']}"
+    return sql[name].replace(":rows", ",".join([row] * count))

@@ -1,59 +1,80 @@
 """Telemetry objects to rows: what the writer thread takes from its queues, and the tuples that it inserts.
 
 The objects that name a row by number (`Reference` and `TraceScope`) are numbered by the writer, inside the transaction
-that first needs them; the writer takes the numbers back if that transaction fails.
+that first needs them. Once that transaction is committed, the number is published, and an ending span makes its row
+itself, in its own thread: a tuple of plain values is all that waits then, which the garbage collector need not follow.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from tilebox_local.ids import signed64
-from tilebox_local.storage.attributes import MAX_TEXT_CHARS, encode_attributes
+from tilebox_local.storage.attributes import encode_attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterator
 
     from tilebox_local.observability.span import RecordingSpan
 
-__all__ = ["EVENT_WIDTH", "FULL_SPAN_WIDTH", "LOG_WIDTH", "SPAN_WIDTH", "LogItem", "Reference", "TraceScope"]
-
-_dumps = orjson.dumps
-
-SPAN_WIDTH = 11
-FULL_SPAN_WIDTH = 19
-EVENT_WIDTH = 6
-LOG_WIDTH = 13
+__all__ = ["LogItem", "Reference", "TraceScope", "event_rows", "full_span_row", "log_row", "span_row"]
 
 
 class Reference:
-    """A resource or scope: `key` identifies it, `no` is its row in this store, None until it is written."""
+    """A resource: `key` identifies it, `no` is its row in this store, None until it is written (writer thread only).
 
-    __slots__ = ("key", "no")
+    `committed_no` is that number once it is committed, for other threads.
+    """
 
-    def __init__(self, key: str, no: int | None = None) -> None:
+    __slots__ = ("committed_no", "key", "no")
+
+    def __init__(self, key: str) -> None:
         self.key = key
-        self.no = no
+        self.no: int | None = None
+        self.committed_no: int | None = None
+
+    def publish(self) -> None:
+        """The row is committed."""
+        self.committed_no = self.no
+
+    def forget(self) -> None:
+        """There is no row."""
+        self.no = self.committed_no = None
 
 
 class TraceScope:
-    """The part of a trace that belongs to one job, or to none (`trace_no` is None until it is written).
+    """The part of a trace that belongs to one job, or to none.
 
-    `parent_span_id` (signed) is the span elsewhere that the first span here continues; it tells the job where
-    several jobs share a trace id.
+    `trace_no` is its row, None until it is written (writer thread only); `committed_no` is that number once it is
+    committed, for other threads. `parent_span_id` (signed) is the span elsewhere that the first span here continues;
+    it tells the job where several jobs share a trace id. `trace_state` is the W3C tracestate header that came with it.
     """
 
-    __slots__ = ("flags", "parent_span_id", "trace_id", "trace_no")
+    __slots__ = ("committed_no", "flags", "parent_span_id", "trace_id", "trace_no", "trace_state")
 
     def __init__(
-        self, trace_id: int, flags: int, *, trace_no: int | None = None, parent_span_id: int | None = None
+        self,
+        trace_id: int,
+        flags: int,
+        *,
+        trace_no: int | None = None,
+        parent_span_id: int | None = None,
+        trace_state: str | None = None,
     ) -> None:
         self.parent_span_id = parent_span_id
         self.trace_id = trace_id
         self.flags = flags
         self.trace_no = trace_no
+        self.trace_state = trace_state
+        self.committed_no: int | None = None
+
+    def publish(self) -> None:
+        """The row is committed."""
+        self.committed_no = self.trace_no
+
+    def forget(self) -> None:
+        """There is no row."""
+        self.trace_no = self.committed_no = None
 
 
 class LogItem:
@@ -106,106 +127,57 @@ class LogItem:
         self.log_no: int | None = None  # given by the writer, once: a retried batch keeps it
 
 
-def span_values(spans: Iterable[RecordingSpan], number: Callable[[RecordingSpan], None]) -> tuple[list[Any], list[Any]]:
-    """Values of the columns of `insert_spans` in one flat list, and the spans that have details and need another one.
-
-    `number` gives a span's trace, resource and scope their rows. This loop is what a busy program waits for.
-    """
-    flat: list[Any] = []
-    detailed: list[RecordingSpan] = []
-    extend = flat.extend
-    for span in spans:
-        trace_no = span.scope.trace_no
-        resource_no = span.resource.no
-        if trace_no is None or resource_no is None or span.has_details:
-            number(span)
-            trace_no, resource_no = span.scope.trace_no, span.resource.no
-            if span.has_details:
-                detailed.append(span)
-                continue
-        attributes = span.attributes
-        text = None
-        if attributes:
-            try:
-                encoded = _dumps(attributes)
-                text = encoded.decode() if len(encoded) <= MAX_TEXT_CHARS else encode_attributes(attributes)
-            except TypeError:
-                text = encode_attributes(attributes)
-        task_no = span.task_no
-        extend(
-            (
-                trace_no,
-                span.start_ns,
-                span.span_id,
-                span.parent_id,
-                span.duration_ns,
-                span.name,
-                span.status_code,
-                task_no,
-                task_no is not None,
-                resource_no,
-                text,
-            )
-        )
-    return flat, detailed
+def span_row(span: RecordingSpan) -> tuple[Any, ...]:
+    """Values of the columns of `insert_spans`, of a span without details whose trace and resource are numbered."""
+    return (
+        span.scope.trace_no,
+        span.start_ns,
+        span.span_id,
+        span.parent_id,
+        span.duration_ns,
+        span.name,
+        span.task_no,
+        span.resource.no,
+        encode_attributes(span.attributes),
+    )
 
 
-def full_span_values(spans: Iterable[RecordingSpan], scopes: dict[str, int]) -> list[Any]:
-    """Values of the columns of `insert_full_spans` in one flat list, for spans that are numbered."""
-    flat: list[Any] = []
-    for span in spans:
-        flat += (
-            span.scope.trace_no,
-            span.start_ns,
-            span.span_id,
-            span.parent_id,
-            span.duration_ns,
-            span.name,
-            span.status_code,
-            span.task_no,
-            span.task_no is not None,
-            span.resource.no,
-            encode_attributes(span.attributes),
-            span.otlp_kind,
-            span.status_message,
-            scopes[span.instrumentation],
-            span.encoded_links(),
-            span.trace_state,
-            span.dropped_attributes,
-            span.dropped_events,
-            0,
-        )
-    return flat
+def full_span_row(span: RecordingSpan, scopes: dict[str, int]) -> tuple[Any, ...]:
+    """Values of the columns of `insert_full_spans`, of any span that is numbered."""
+    return (
+        *span_row(span),
+        span.otlp_kind,
+        span.status_code,
+        span.status_message,
+        scopes[span.instrumentation],
+        span.encoded_links(),
+        span.scope.trace_state,
+        span.dropped_attributes,
+        span.dropped_events,
+        0,
+    )
 
 
-def event_values(spans: Iterable[RecordingSpan]) -> list[Any]:
-    """Values of the columns of `insert_events` for all events of the spans, in one flat list."""
-    flat: list[Any] = []
-    for span in spans:
-        for number, (name, time_ns, attributes) in enumerate(span.events or (), span.dropped_events):
-            flat.extend((span.scope.trace_no, time_ns, span.span_id, number, name, encode_attributes(attributes)))
-    return flat
+def event_rows(span: RecordingSpan) -> Iterator[tuple[Any, ...]]:
+    """Values of the columns of `insert_events` for each event of a span."""
+    for number, (name, time_ns, attributes) in enumerate(span.events or (), span.dropped_events):
+        yield (span.scope.trace_no, time_ns, span.span_id, number, name, encode_attributes(attributes))
 
 
-def log_values(logs: Iterable[LogItem], scopes: dict[str, int]) -> list[Any]:
-    """Values of the columns of `insert_logs`, all records in one flat list."""
-    flat: list[Any] = []
-    for log in logs:
-        flat.extend(
-            (
-                0 if log.scope is None else log.scope.trace_no,
-                log.time_ns,
-                log.log_no,
-                None if log.span_id is None else signed64(log.span_id),
-                log.severity_number,
-                log.severity_text,
-                log.body,
-                log.task_no,
-                int(log.has_task_id),
-                int(log.is_span_event),
-                log.resource.no,
-                scopes[log.logger],
-                encode_attributes(log.attributes),
-            )
-        )
-    return flat
+def log_row(log: LogItem, scopes: dict[str, int]) -> tuple[Any, ...]:
+    """Values of the columns of `insert_logs`."""
+    return (
+        0 if log.scope is None else log.scope.trace_no,
+        log.time_ns,
+        log.log_no,
+        None if log.span_id is None else signed64(log.span_id),
+        log.severity_number,
+        log.severity_text,
+        log.body,
+        log.task_no,
+        int(log.has_task_id),
+        int(log.is_span_event),
+        log.resource.no,
+        scopes[log.logger],
+        encode_attributes(log.attributes),
+    )

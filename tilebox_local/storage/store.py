@@ -267,7 +267,8 @@ class Store:
         _leaked.extend(self._readers)
         self._readers = []
         for service, reference in self._resources.items():
-            reference.key, reference.no = resource_key(process_resource(service)), None
+            reference.key = resource_key(process_resource(service))
+            reference.forget()
         self._checkpointer.after_fork_in_child()
         self.writer.after_fork_in_child()
 

@@ -5,16 +5,15 @@ dropped, and counted, if the store cannot keep up. `transact` runs a function in
 after the commit; it is never dropped. A transaction first writes all telemetry that was appended before, so a task's
 spans and logs commit together with its change of state.
 
-When more than `queue_limit` spans wait, the appending thread waits for the writer (backpressure); if the writer makes
-no progress because the disk refuses, telemetry is dropped and counted until it does.
+When more than a batch of spans waits, the appending thread gives way to the writer now and then; when more than
+`queue_limit` wait, it waits for the writer (backpressure). If the writer makes no progress because the disk refuses,
+telemetry is dropped and counted until it does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import platform
 import threading
 import time
 from collections import deque
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import apsw
 
 from tilebox_local import clock
-from tilebox_local.catalog import run, value
+from tilebox_local.catalog import run
 from tilebox_local.errors import FlushTimeoutError, StoreClosedError, StoreError
 from tilebox_local.storage.batch import STORE_ERRORS, Batch
 from tilebox_local.storage.connection import keep_log_at_close, set_synchronous, translate_error
@@ -44,6 +43,7 @@ T = TypeVar("T")
 QUEUE_LIMIT = 10_000
 _BATCH_LIMIT = 4_096
 _TICK_S = 0.05
+_STRIDE = 256
 _IDLE_TIMEOUT_S = 30.0
 _OPEN_SPAN_AGE_NS = 250_000_000
 _SYNC_INTERVAL_NS = 1_000_000_000
@@ -112,8 +112,9 @@ class Writer:
 
     def _reset(self) -> None:
         # Hot: read by every span. `idle` tells an appending thread to wake the writer, and so does a queue longer than
-        # `attention`: a batch's worth, after that the limit, until the writer has come.
+        # `attention`: a batch's worth, and again every few hundred records until the writer has come.
         self.attention = min(_BATCH_LIMIT, self._queue_limit)
+        self.span_rows: deque[tuple[Any, ...]] = deque()  # made by the span as it ended, if nothing was in its way
         self.spans: deque[RecordingSpan] = deque()
         self.open_spans: dict[RecordingSpan, None] = {}
         self.idle = True
@@ -126,7 +127,6 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._connection: apsw.Connection | None = None
         self._batch = Batch()
-        self._writer_no: int | None = None
         self._log_count = 0
         self._dropped = 0
         self._dropped_reported = 0  # of them, in the file
@@ -173,8 +173,10 @@ class Writer:
         if len(queue) > self._queue_limit:
             self._make_room(queue)
         elif len(queue) > self.attention:
-            self.attention = self._queue_limit
+            self.attention = min(len(queue) + _STRIDE, self._queue_limit)
             self._wakeups.put(None)
+            # Give way: a writer that comes back from SQLite would wait 5 ms for the interpreter's lock, each time.
+            time.sleep(0)
 
     @property
     def queue_limit(self) -> int:
@@ -222,7 +224,7 @@ class Writer:
 
     def has_work(self) -> bool:
         """Whether anything was appended that is not committed yet."""
-        return bool(self._is_writing or self.spans or self.logs or self._commands or self._batch)
+        return bool(self._is_writing or self._has_records() or self._commands or self._batch)
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Write what is queued, wait for the disk, close the connection. Idempotent.
@@ -257,7 +259,13 @@ class Writer:
             raise StoreError(message) from self._last_error
 
     def _pending(self) -> int:
-        return len(self.spans) + len(self.logs) + len(self._batch)
+        return self._queued() + len(self._batch)
+
+    def _queued(self) -> int:
+        return len(self.span_rows) + len(self.spans) + len(self.logs)
+
+    def _has_records(self) -> bool:
+        return bool(self.span_rows or self.spans or self.logs)
 
     def stats(self) -> WriterStats:
         """Counts since the process opened the store."""
@@ -407,14 +415,14 @@ class Writer:
             delay = _RETRY_S[min(self._failures, len(_RETRY_S)) - 1]
             self._get_wakeup(delay)
             return
-        if self._commands or len(self.spans) > _BATCH_LIMIT or self._stopping:
+        if self._commands or max(len(self.span_rows), len(self.spans)) > _BATCH_LIMIT or self._stopping:
             self._drain_wakeups()
             return
-        if self.spans or self.logs or self._has_unwritten_open_span():
+        if self._has_records() or self._has_unwritten_open_span():
             self._get_wakeup(_TICK_S)
             return
         self.idle = True
-        if not (self._commands or self.spans or self.logs or self._has_unwritten_open_span() or self._stopping):
+        if not (self._commands or self._has_records() or self._has_unwritten_open_span() or self._stopping):
             self._get_wakeup(_SYNC_INTERVAL_NS / 1e9 if self._unsynced else _IDLE_TIMEOUT_S)
         self.idle = False
 
@@ -458,15 +466,16 @@ class Writer:
         limit = None if commands or self._stopping else _BATCH_LIMIT
         if self._failures:
             limit = max(0, self._queue_limit - len(batch))
+        batch.span_rows.extend(_take(self.span_rows, limit))
         batch.spans.extend(_take(self.spans, limit))
         batch.logs.extend(_take(self.logs, limit))
         postponed: list[_Command] = []
-        if self._failures and (self.spans or self.logs):
+        if self._failures and self._has_records():
             commands, postponed = [], commands
         batch.open_spans = self._old_open_spans()
         if not self._closed:
             self.attention = min(_BATCH_LIMIT, self._queue_limit)
-        if len(self.spans) <= self._queue_limit:
+        if len(self.span_rows) <= self._queue_limit and len(self.spans) <= self._queue_limit:
             self._room.set()
         now = clock.monotonic_ns()
         is_sync_due = self._unsynced and now - self._synced_at >= _SYNC_INTERVAL_NS
@@ -524,7 +533,7 @@ class Writer:
         batch = self._batch
         if not (batch or batch.open_spans):
             return
-        writer_no = self._register(connection)
+        writer_no = batch.number_writer(connection)
         for log in batch.logs:
             if log.log_no is None:
                 self._log_count += 1
@@ -533,7 +542,7 @@ class Writer:
         dropped = self._dropped - self._dropped_reported
         self._dropped_reporting = dropped
         if dropped or batch.new_quarantined_count:
-            run(connection, "count_refused", (dropped, batch.new_quarantined_count, self._writer_no))
+            run(connection, "count_refused", (dropped, batch.new_quarantined_count, writer_no))
 
     def number_resource(self, connection: apsw.Connection, resource: Reference) -> int:
         """Row number of a resource, inserted if it is new. Inside of a transaction only."""
@@ -541,26 +550,14 @@ class Writer:
 
     def write_open(self, connection: apsw.Connection, span: RecordingSpan) -> None:
         """Write a span that has not ended, so that it commits with the transaction. Inside of a transaction only."""
-        self._register(connection)
+        self._batch.number_writer(connection)
         self._batch.insert_spans(connection, [span])
-
-    def _register(self, connection: apsw.Connection) -> int:
-        """Row of this process in writer_records."""
-        if self._writer_no is None:
-            row = (os.getpid(), platform.node(), clock.wall_ns())
-            self._batch.writer_no = self._writer_no = value(connection, "insert_writer", row)
-            self._batch.undo.append(self._forget_writer)
-        number: int = self._writer_no
-        return number
-
-    def _forget_writer(self) -> None:
-        self._writer_no = None
 
     def _fail(self, error: BaseException) -> None:
         self._failures += 1
         self._last_error = error
         self._failed_transactions += 1
-        self._shedding = self._shedding or len(self._batch) + len(self.spans) > self._queue_limit
+        self._shedding = self._shedding or len(self._batch) + self._queued() > self._queue_limit
         self._room.set()
         if self._failures in (1, 100):
             _log.error("The store %s cannot be written: %s. Telemetry is kept and tried again.", self._path, error)
@@ -568,7 +565,7 @@ class Writer:
     def _run_command(self, connection: apsw.Connection, command: _Command) -> None:
         """Run one command in a savepoint: if it fails, only its own changes are undone."""
         command.error = None  # of an earlier try
-        mark = len(self._batch.undo)
+        savepoint = self._batch.savepoint()
         connection.execute("SAVEPOINT command")
         try:
             command.result = command.function(connection)
@@ -576,7 +573,7 @@ class Writer:
             raise  # the whole transaction has to go
         except BaseException as error:  # noqa: BLE001 -- raised again in the thread that waits
             connection.execute("ROLLBACK TO command")
-            self._batch.undo_since(mark)
+            self._batch.rollback_to(savepoint)
             command.error = translate_error(error, self._path) if isinstance(error, apsw.Error) else error
         connection.execute("RELEASE command")
 
@@ -587,7 +584,7 @@ class Writer:
         for command in commands:
             command.error = self._closed_error()
             command.done.release()
-        self._dropped += len(self.spans) + len(self.logs)
+        self._dropped += self._queued()
         connection, self._connection = self._connection, None
         if connection is None:
             return
