@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["LockFile"]
+
+_RETRY_NS = 100_000
 
 
 class LockFile:
@@ -44,8 +47,12 @@ class LockFile:
         return self._fd
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Wait for the lock, as long as it takes, and hold it inside the block. Not reentrant."""
+    def held(self, *, is_urgent: bool = False) -> Iterator[None]:
+        """Wait for the lock, as long as it takes, and hold it inside the block. Not reentrant.
+
+        `is_urgent`: a thread waits for what is done inside, so try again for a moment before going to sleep: the lock
+        is held for as long as it takes to wake a thread up.
+        """
         with self._lock:
             fd = self._descriptor()
             if fd is None:
@@ -55,11 +62,22 @@ class LockFile:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 self.wait_count += 1
-                fcntl.flock(fd, fcntl.LOCK_EX)
+                if not (is_urgent and self._retry(fd)):
+                    fcntl.flock(fd, fcntl.LOCK_EX)
             try:
                 yield
             finally:
                 fcntl.flock(fd, fcntl.LOCK_UN)
+
+    def _retry(self, fd: int) -> bool:
+        """Try for the time of a short transaction, giving way to whoever wants the processor."""
+        deadline = time.monotonic_ns() + _RETRY_NS
+        while time.monotonic_ns() < deadline:
+            os.sched_yield()
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+        return False
 
     def remove_if_new(self) -> None:
         """Take back a lock file that this object has created, beside a file that turned out not to be a store."""

@@ -482,7 +482,7 @@ class Writer:
         if not (batch or commands or batch.open_spans or is_sync_due):
             return
         try:
-            with self._lock.held():
+            with self._lock.held(is_urgent=bool(commands)):
                 self._transaction(commands, sync_only=not (batch or commands or batch.open_spans), now=now)
         except BaseException as error:
             if isinstance(error, apsw.BusyError) and not self._stopping:
