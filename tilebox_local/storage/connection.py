@@ -42,6 +42,7 @@ __all__ = [
 # Earlier versions lose commits when a WAL is reset while another process writes; 3.52.0 was withdrawn.
 _MIN_SQLITE = (3, 51, 3)
 READER_TIMEOUT_S = 10.0
+_MAX_LOG_BYTES = 64 * 1024 * 1024  # kept of the write-ahead log when it starts over
 _MAX_VALUE_BYTES = 16 * 1024 * 1024
 # Jitter for waiting readers: SQLite's own handler sleeps up to 100 ms between tries and misses its turn.
 _jitter = random.Random()  # noqa: S311
@@ -168,6 +169,7 @@ def open_writer(filename: str, *, full_sync: bool) -> apsw.Connection:
         _configure(connection, timeout_s=60.0)
         _set_pragma(connection, "foreign_keys", 1, 1)
         set_synchronous(connection, full=full_sync)
+        connection.pragma("journal_size_limit", _MAX_LOG_BYTES)
     except BaseException:
         connection.close()
         raise
@@ -192,7 +194,6 @@ def enable_wal(connection: apsw.Connection) -> None:
     mode = connection.pragma("journal_mode")
     if mode not in ("wal", "memory"):  # "memory": an in-memory store has no file to protect
         raise StoreError(f"The store cannot use write-ahead logging here (journal_mode is {mode!r}).")
-    connection.pragma("journal_size_limit", 64 * 1024 * 1024)
 
 
 def open_checkpointer(filename: str) -> apsw.Connection:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import itertools
 import logging
 import os
@@ -13,7 +12,7 @@ import weakref
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tilebox_local.errors import (
     FlushTimeoutError,
@@ -32,6 +31,7 @@ from tilebox_local.storage.connection import (
     translate_errors,
 )
 from tilebox_local.storage.lockfile import LockFile
+from tilebox_local.storage.readers import ReaderPool
 from tilebox_local.storage.rows import Reference
 from tilebox_local.storage.schema import ensure_schema
 from tilebox_local.storage.writer import Writer, WriterStats
@@ -87,7 +87,7 @@ class Store:
         self.path = path
         self._full_sync = full_sync
         self._users = 1
-        self._readers: list[apsw.Connection] = []
+        self._released = True  # whether this process let go of the file before the last fork
         self._resources: dict[str | None, Reference] = {}
         self.running_here: set[int] = set()  # rows of the runners of this process that are at work
         if path is None:
@@ -106,6 +106,7 @@ class Store:
             full_sync=full_sync,
             is_durable=path is not None,
         )
+        self._readers = ReaderPool(partial(open_reader, self.filename))
         self._prepare(connection)
         self.writer.adopt(connection)
         # An in-memory database lives as long as a connection to it.
@@ -174,15 +175,12 @@ class Store:
 
         Drain every cursor inside the block: an open one keeps the write-ahead log from being reset.
         """
-        connection = self._take_reader()
-        try:
-            with translate_errors(self._label):
-                yield connection
-        finally:
-            if self.is_closed:
-                connection.close()
-            else:
-                self._readers.append(connection)
+        if self.is_closed:
+            raise StoreClosedError(f"{self._label} is closed.", hint="Open a new Client.")
+        if not self._released:
+            raise self._fork_error()
+        with translate_errors(self._label), self._readers.borrowed() as connection:
+            yield connection
 
     @contextmanager
     def snapshot(self) -> Iterator[apsw.Connection]:
@@ -193,15 +191,6 @@ class Store:
                 yield connection
             finally:
                 connection.execute("COMMIT")
-
-    def _take_reader(self) -> apsw.Connection:
-        if self.is_closed:
-            raise StoreClosedError(f"{self._label} is closed.", hint="Open a new Client.")
-        try:
-            return self._readers.pop()
-        except IndexError:
-            with translate_errors(self._label):
-                return open_reader(self.filename)
 
     def resource(self, service: str | None) -> Reference:
         """The resource of this process under a service name (None: the default), as this store's rows refer to it."""
@@ -236,44 +225,49 @@ class Store:
             self._checkpointer.close()  # before the writer, whose close is to be the last of this process
             self.writer.close(_EXIT_TIMEOUT_S)
         finally:
-            while self._readers:
-                self._readers.pop().close()
+            self._readers.close()
             if self._anchor is not None:
                 self._anchor.close()
                 self._anchor = None
             self._lock.close()
 
     def before_fork(self) -> None:
-        """Let go of the file, as far as nobody reads right now: SQLite must not be carried across a fork."""
+        """Let go of the file: SQLite must not be carried across a fork."""
         if self.path is None or self.is_closed:
             return
         self._checkpointer.before_fork()
-        self.writer.before_fork()
-        while self._readers:
-            with contextlib.suppress(IndexError):
-                self._readers.pop().close()
+        is_released = self.writer.before_fork()
+        self._released = self._readers.before_fork() and is_released
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
         if self.path is None or self.is_closed:
             return
+        self._released = True
+        self._readers.after_fork_in_parent()
         self.writer.after_fork_in_parent()
         self._checkpointer.after_fork_in_parent()
 
     def after_fork_in_child(self) -> None:
-        """Drop what belongs to the parent without closing it."""
+        """Drop what belongs to the parent without closing it.
+
+        If the parent could not let go of the file, SQLite believes in this process, too, that it holds locks, which
+        it does not: what it wrote might be lost. So the store cannot be used here.
+        """
         self._lock.after_fork_in_child()
         self.running_here = set()
-        _leaked.extend(self._readers)
-        self._readers = []
+        self._readers.after_fork_in_child()
         for service, reference in self._resources.items():
             reference.key = resource_key(process_resource(service))
             reference.forget()
         self._checkpointer.after_fork_in_child()
-        self.writer.after_fork_in_child()
+        self.writer.after_fork_in_child(None if self._released else self._fork_error())
 
-
-_leaked: list[Any] = []
+    def _fork_error(self) -> StoreError:
+        return StoreError(
+            f"{self._label} cannot be used in this process: it was forked while the store was in use.",
+            hint="Fork while no thread reads or commits, or start the process with multiprocessing's 'spawn'.",
+        )
 
 
 def _check_path(path: Path) -> None:

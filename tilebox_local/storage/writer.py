@@ -107,6 +107,7 @@ class Writer:
         self._is_durable = is_durable
         self._queue_limit = queue_limit
         self._closed = False
+        self._refusal: StoreError | None = None
         self.on_commit: list[Callable[[], None]] = []
         self._reset()
 
@@ -213,6 +214,8 @@ class Writer:
             FlushTimeoutError: it took longer than `timeout_s` seconds; the records stay queued.
             StoreError: the records cannot be written now; they stay queued.
         """
+        if self._refusal is not None:
+            raise self._refusal
         if not self.has_work():
             return
         command = self._submit(_nothing)
@@ -292,23 +295,24 @@ class Writer:
         if not self._full_sync and self._is_durable:
             self.transact(apply)
 
-    def before_fork(self) -> None:
+    def before_fork(self) -> bool:
         """Finish the transaction under way and close the connection, until `after_fork_in_parent`.
 
         SQLite notes in the memory of the process which locks it holds; a child that inherited such notes would go on
-        without locks of its own. Gives up after some seconds, if another process keeps the lock that we wait for.
+        without locks of its own. False if it is still open: inside of a transaction there is no letting go, and after
+        some seconds it gives up, if another process keeps the lock that we wait for.
         """
         with self._start_lock:
             if self._thread is None or self._has_ended:
                 self._let_go()
-                return
+                return True
         if threading.current_thread() is self._thread:
-            return  # a fork inside of a transaction: there is no letting go
+            return False
         self._paused.clear()
         self._resumed.clear()
         self._must_pause = True
         self._wakeups.put(None)
-        self._paused.wait(_PATIENCE_S)
+        return self._paused.wait(_PATIENCE_S)
 
     def after_fork_in_parent(self) -> None:
         """Go on; the connection is opened again when it is needed."""
@@ -326,11 +330,18 @@ class Writer:
             keep_log_at_close(connection, True)  # others may not have it open, but we will again
             connection.close()
 
-    def after_fork_in_child(self) -> None:
-        """Start afresh: the queue, the thread and the connection belong to the parent."""
+    def after_fork_in_child(self, refusal: StoreError | None = None) -> None:
+        """Start afresh: the queue, the thread and the connection belong to the parent.
+
+        With `refusal`, which every use from now on raises, there is no start: telemetry is dropped and counted.
+        """
         # Closing an inherited connection would drop the parent's locks and checkpoint its file: leak it.
         _leaked_connections.append(self._connection)
         self._reset()
+        self._refusal = refusal
+        if refusal is not None:
+            self._closed = self._has_ended = True
+            self.attention = -1
 
     def _submit(self, function: Callable[[apsw.Connection], Any]) -> _Command:
         command = _Command(function)
@@ -341,7 +352,9 @@ class Writer:
         self._wake()
         return command
 
-    def _closed_error(self) -> StoreClosedError:
+    def _closed_error(self) -> StoreError:
+        if self._refusal is not None:
+            return self._refusal
         return StoreClosedError(f"{self._path} is closed.", hint="Open a new Client.")
 
     def _wake(self) -> None:
@@ -380,6 +393,8 @@ class Writer:
 
     def _refuse(self, queue: deque[Any]) -> None:
         """Drop a record that comes after close()."""
+        if self._refusal is not None and not self._dropped:
+            _log.error("%s Spans and logs of this process are dropped.", self._refusal)
         with contextlib.suppress(IndexError):
             queue.pop()
             self._dropped += 1

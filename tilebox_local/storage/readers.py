@@ -1,0 +1,100 @@
+"""The read-only connections of one process and store: a pool, and who reads right now."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import apsw
+
+__all__ = ["ReaderPool"]
+
+_FORK_PATIENCE_S = 1.0
+
+
+class ReaderPool:
+    """Lends a connection to one thread at a time, and opens another one if all are out. Thread-safe.
+
+    Args:
+        connect: Opens a connection.
+    """
+
+    def __init__(self, connect: Callable[[], apsw.Connection]) -> None:
+        self._connect = connect
+        self._reset()
+
+    def _reset(self) -> None:
+        self._changed = threading.Condition()
+        self._idle: list[apsw.Connection] = []
+        self._borrowed: list[tuple[int, apsw.Connection]] = []  # by which thread
+        self._is_closed = False
+        self._forking_thread: int | None = None
+
+    @contextlib.contextmanager
+    def borrowed(self) -> Iterator[apsw.Connection]:
+        """A connection for the block. Raises apsw.Error if none can be opened."""
+        loan = self._take()
+        try:
+            yield loan[1]
+        finally:
+            self._give_back(loan)
+
+    def _take(self) -> tuple[int, apsw.Connection]:
+        thread = threading.get_ident()
+        with self._changed:
+            self._changed.wait_for(lambda: self._forking_thread in (None, thread))
+            loan = thread, self._idle.pop() if self._idle else self._connect()
+            self._borrowed.append(loan)
+            return loan
+
+    def _give_back(self, loan: tuple[int, apsw.Connection]) -> None:
+        with self._changed:
+            if loan not in self._borrowed:
+                return  # a child was forked inside of the block: the connection is the parent's
+            self._borrowed.remove(loan)
+            if self._is_closed:
+                loan[1].close()
+            else:
+                self._idle.append(loan[1])
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Close the connections; those that are out are closed when they come back."""
+        with self._changed:
+            self._is_closed = True
+            self._close_idle()
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    def before_fork(self) -> bool:
+        """Let nobody begin to read until after the fork, and close the connections; False if one is still in use.
+
+        Waits for other threads for a moment. The forking thread's own reading cannot end before the fork.
+        """
+        thread = threading.get_ident()
+        with self._changed:
+            self._forking_thread = thread
+            if all(reader != thread for reader, _ in self._borrowed):
+                self._changed.wait_for(lambda: not self._borrowed, _FORK_PATIENCE_S)
+            self._close_idle()
+            return not self._borrowed
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        with self._changed:
+            self._forking_thread = None
+            self._changed.notify_all()
+
+    def after_fork_in_child(self) -> None:
+        """Forget the parent's connections without closing them: that would end the parent's locks."""
+        _leaked.extend(connection for _, connection in self._borrowed)
+        self._reset()
+
+
+_leaked: list[apsw.Connection] = []
