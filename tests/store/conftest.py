@@ -6,8 +6,10 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from store_support import Disk
 
 from tilebox_local.observability.tracing import WorkflowTracer
+from tilebox_local.storage import writer as writer_module
 from tilebox_local.storage.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -35,3 +37,21 @@ def store(path: Path) -> Iterator[Store]:
 def tracer(store: Store) -> WorkflowTracer:
     """A tracer that writes to `store`."""
     return WorkflowTracer(store.writer, store.resource(None))
+
+
+@pytest.fixture
+def disk(store: Store) -> Disk:
+    """The disk of `store`; all is well until a test says otherwise."""
+    return Disk(store)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a failure the writer tries again when it is asked to, not by itself."""
+    monkeypatch.setattr(writer_module, "_RETRY_S", (3600.0,) * 5)
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a failure the writer tries again at once."""
+    monkeypatch.setattr(writer_module, "_RETRY_S", (0.001,) * 5)

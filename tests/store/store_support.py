@@ -9,11 +9,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from contextlib import ExitStack
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from tilebox_local.errors import StoreError
+from tilebox_local.storage.rows import LogItem
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    import apsw
+
+    from tilebox_local.observability.tracing import WorkflowTracer
+    from tilebox_local.storage.store import Store
 
 _ASK = """
 import json, pathlib, sqlite3, sys
@@ -30,6 +41,7 @@ for statement in sys.argv[2:]:
 connection.close()
 """
 _TIMEOUT_S = 60
+PATIENCE_S = 30
 
 
 def outside(path: Path, query: str) -> list[tuple[Any, ...]]:
@@ -99,3 +111,114 @@ def run_ok(script: str, *arguments: object, warnings: str = "error") -> str:
     done = run(script, *arguments, warnings=warnings)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for something that another thread is about to do."""
+    deadline = time.monotonic() + PATIENCE_S
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        pause.wait(0.0005)
+
+
+@contextmanager
+def standing_still(store: Store) -> Iterator[apsw.Connection]:
+    """The writer thread waits inside of a transaction for as long as the block lasts."""
+    entered, leave = threading.Event(), threading.Event()
+    connections = []
+
+    def hold(connection: apsw.Connection) -> None:
+        connections.append(connection)
+        entered.set()
+        assert leave.wait(PATIENCE_S)
+
+    def transact() -> None:
+        with suppress(StoreError):  # its commit may fail on purpose
+            store.transact(hold)
+
+    thread = threading.Thread(target=transact)
+    thread.start()
+    assert entered.wait(PATIENCE_S)
+    try:
+        yield connections[0]
+    finally:
+        leave.set()
+        thread.join()
+
+
+class Disk:
+    """Refuses the next `failures` commits of a store."""
+
+    def __init__(self, store: Store) -> None:
+        self.failures = 0
+        store.transact(lambda connection: connection.set_commit_hook(self._refuse))
+
+    def _refuse(self) -> bool:
+        self.failures -= 1
+        return self.failures >= 0
+
+
+def make_spans(tracer: WorkflowTracer, count: int, name: str = "span") -> None:
+    """Append finished spans, numbered."""
+    for number in range(count):
+        with tracer.span(f"{name} {number}"):
+            pass
+
+
+def add_scope(name: str) -> Callable[[apsw.Connection], str]:
+    """A transaction that is easy to recognise: it inserts a scope of this name, and returns the name."""
+
+    def add(connection: apsw.Connection) -> str:
+        connection.execute("INSERT INTO scope_records (name) VALUES (?)", (name,)).fetchall()
+        return name
+
+    return add
+
+
+def rows(store: Store, query: str) -> list[tuple[Any, ...]]:
+    """What readers of this process see."""
+    with store.read() as connection:
+        return connection.execute(query).fetchall()
+
+
+def names(store: Store) -> list[str]:
+    """Names of the stored spans, sorted."""
+    return sorted(name for (name,) in rows(store, "SELECT name FROM span_records"))
+
+
+def added_scopes(store: Store) -> list[str]:
+    """Names of the scopes that `add_scope` inserted, in order."""
+    return [name for (name,) in rows(store, "SELECT name FROM scope_records WHERE scope_no > 1 ORDER BY scope_no")]
+
+
+def log_item(store: Store, body: str) -> LogItem:
+    """A log record outside of any span."""
+    return LogItem(
+        time_ns=1,
+        severity_number=9,
+        severity_text="INFO",
+        body=body,
+        attributes=None,
+        logger="tests",
+        resource=store.resource(None),
+        scope=None,
+        span_id=None,
+        task_no=None,
+        has_task_id=False,
+        is_span_event=False,
+    )
+
+
+def transact_within(store: Store, seconds: float, function: Callable[[apsw.Connection], Any]) -> Any:
+    """The result of a transaction, or "hangs" if there is none in time. Leaves no thread behind."""
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(store.transact(function)))
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        command = store.writer._commands.popleft()
+        command.result = "hangs"
+        command.done.release()
+        thread.join()
+    return results[0]

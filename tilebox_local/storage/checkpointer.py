@@ -20,6 +20,8 @@ __all__ = ["Checkpointer"]
 
 _BACKGROUND_PAGES = 1000
 _COMMITTER_PAGES = 4000
+_OVERDUE_PAGES = 8000
+_PATIENCE_S = 1.0  # a fork holds the lock, too, and waits for the committer
 
 
 class Checkpointer:
@@ -50,9 +52,14 @@ class Checkpointer:
         if pages < self._requested_at:
             self._requested_at = 0  # the log has started over
         if pages >= _COMMITTER_PAGES:
+            # While the background thread is still at it, this finds the log busy. That bounds the log only once the
+            # committer waits.
+            is_alone = pages >= _OVERDUE_PAGES and self._lock.acquire(timeout=_PATIENCE_S)
             # The commit stands whatever happens here: an error would make it look as if it had failed.
             with contextlib.suppress(apsw.Error):
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            if is_alone:
+                self._lock.release()
         elif pages - self._requested_at >= _BACKGROUND_PAGES:
             self._requested_at = pages
             if self._thread is None:

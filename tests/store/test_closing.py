@@ -1,0 +1,348 @@
+"""The end of a store, a thread or a process: nothing that was appended is lost without a word."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import threading
+from collections import Counter
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from store_support import (
+    PATIENCE_S,
+    Disk,
+    add_scope,
+    log_item,
+    make_spans,
+    outside,
+    read_line,
+    rows,
+    run,
+    start,
+    transact_within,
+    until,
+)
+
+from tilebox_local import Client
+from tilebox_local.errors import FlushTimeoutError, StoreClosedError, StoreError
+from tilebox_local.observability.tracing import WorkflowTracer
+from tilebox_local.storage import writer as writer_module
+from tilebox_local.storage.store import open_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# -- closing ----------------------------------------------------------------------------------------------------
+
+
+def test_close_writes_what_is_queued(path: Path) -> None:
+    """Closing stores everything, leaves one file (and the lock) behind, and may be repeated."""
+    client = Client(path)
+    make_spans(client.tracer, 100)
+    client.close()
+    client.close()
+    assert sorted(file.name for file in path.parent.iterdir()) == ["store.db", "store.db.lock"]
+    assert outside(path, "SELECT count(*) FROM span_records") == [(100,)]
+
+
+def test_use_after_close(path: Path) -> None:
+    """A closed store refuses reads and transactions with a hint; late telemetry does no harm."""
+    store = open_store(path)
+    tracer = WorkflowTracer(store.writer, store.resource(None))
+    store.close()
+    store.close()
+    assert store.is_closed
+    for use in (lambda: store.transact(add_scope("late")), lambda: store.read().__enter__()):
+        with pytest.raises(StoreClosedError) as caught:
+            use()
+        assert str(caught.value) == f"{path} is closed. Open a new Client."
+    make_spans(tracer, 3)
+    store.writer.append_log(log_item(store, "late"))
+
+
+def test_use_after_close_of_the_client(path: Path) -> None:
+    """The methods of a closed client say that it is closed."""
+    with Client(path) as client:
+        client.clusters().all()
+    for use in (
+        client.clusters().all,
+        lambda: client.clusters().create("late"),
+        lambda: client.jobs().query(),
+        client.runner,
+    ):
+        with pytest.raises(StoreClosedError, match="is closed"):
+            use()
+
+
+def test_a_store_is_open_until_its_last_user_closes_it(path: Path) -> None:
+    """Clients of one path share a store; the last one that closes it closes the file."""
+    first, second = Client(path), Client(path.parent / "." / path.name)
+    assert first._store is second._store
+    first.close()
+    make_spans(second.tracer, 1)
+    second.flush()
+    second.close()
+    assert second._store.is_closed
+    assert outside(path, "SELECT count(*) FROM span_records") == [(1,)]
+
+
+def test_a_store_can_be_opened_again(path: Path) -> None:
+    """After closing, the same path can be opened in the same process; each time counts as a new writer."""
+    for number in range(3):
+        with Client(path) as client:
+            make_spans(client.tracer, 1, f"time {number}")
+    assert outside(path, "SELECT name FROM span_records ORDER BY name") == [(f"time {n} 0",) for n in range(3)]
+    assert outside(path, "SELECT pid, host FROM writer_records") == [(os.getpid(), platform.node())] * 3
+
+
+def test_close_while_the_file_is_locked(path: Path) -> None:
+    """close() gives up after its timeout while another process holds the lock; the rest is written once it is free."""
+    script = """
+import fcntl, sys
+file = open(sys.argv[1] + ".lock", "r+")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+    store = open_store(path)
+    make_spans(WorkflowTracer(store.writer, store.resource(None)), 3)
+    store.flush()
+    with start(script, path) as other:
+        assert read_line(other) == "locked"
+        make_spans(WorkflowTracer(store.writer, store.resource(None)), 4, "late")
+        with pytest.raises(FlushTimeoutError) as caught:
+            store.writer.close(0.05)
+        assert caught.value.pending == 4
+        other.communicate("")
+    store.writer._thread.join()
+    store.close()
+    assert outside(path, "SELECT count(*) FROM span_records") == [(7,)]
+
+
+def test_close_does_not_wait_for_other_threads_to_stop(path: Path) -> None:
+    """close() writes what was appended before it, and returns although other threads go on making spans."""
+    store = open_store(path)
+    tracer = WorkflowTracer(store.writer, store.resource(None))
+    make_spans(tracer, 10, "before")
+    stop = threading.Event()
+
+    def go_on() -> None:
+        while not stop.is_set():
+            make_spans(tracer, 1, "more")
+
+    producer = threading.Thread(target=go_on)
+    producer.start()
+    until(lambda: store.stats().written_count > 10)
+    try:
+        store.writer.close(10)
+    finally:
+        stop.set()
+        producer.join()
+        store.writer._thread.join()
+        store.close()
+    assert outside(path, "SELECT count(*) FROM span_records WHERE name LIKE 'before%'") == [(10,)]
+
+
+@pytest.mark.usefixtures("eager")
+def test_close_says_that_records_were_lost(path: Path) -> None:
+    """If the last records cannot be written, close() raises an error that says how many."""
+    store = open_store(path)
+    disk = Disk(store)
+    disk.failures = 1000
+    make_spans(WorkflowTracer(store.writer, store.resource(None)), 3)
+    with pytest.raises((StoreError, FlushTimeoutError), match="3"):
+        store.close()
+
+
+def test_transact_that_races_with_close_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction that comes while another thread closes the store raises StoreClosedError; it does not hang."""
+    store = open_store(path)
+    store.transact(add_scope("before"))
+    ready, closed = threading.Event(), threading.Event()
+
+    class SlowCommand(writer_module._Command):
+        __slots__ = ()
+
+        def __init__(self, function: Any) -> None:
+            super().__init__(function)
+            ready.set()
+            closed.wait(PATIENCE_S)
+
+    monkeypatch.setattr(writer_module, "_Command", SlowCommand)
+    errors: list[BaseException] = []
+
+    def transact() -> None:
+        try:
+            store.transact(add_scope("late"))
+        except StoreClosedError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=transact, daemon=True)
+    thread.start()
+    assert ready.wait(PATIENCE_S)
+    store.close()
+    closed.set()
+    thread.join(0.5)
+    hangs = thread.is_alive()
+    if hangs:
+        store.writer._commands[0].done.release()
+        thread.join()
+    assert not hangs
+    assert len(errors) == 1
+
+
+# -- the writer thread lives ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("no luck"),
+        MemoryError(),
+        SystemExit(1),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_the_writer_survives_errors_in_callbacks(error: BaseException, path: Path) -> None:
+    """An exception in a callback after the commit, of whatever kind, does not stop the writer."""
+    store = open_store(path)
+
+    def fail() -> None:
+        store.writer.on_commit.clear()
+        raise error
+
+    store.writer.on_commit.append(fail)
+    store.transact(add_scope("first"))
+    assert transact_within(store, 2, add_scope("second")) == "second"
+    store.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_the_writer_survives_a_broken_log_handler(path: Path) -> None:
+    """If the user's log handler raises when the writer reports a failure, the writer still goes on."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError("broken handler")
+
+    store = open_store(path)
+    disk = Disk(store)
+    logger, handler = logging.getLogger("tilebox.workflows.internal"), Broken()
+    logger.addHandler(handler)
+    try:
+        disk.failures = 1
+        with pytest.raises(StoreError):
+            store.transact(add_scope("doomed"))
+        assert transact_within(store, 2, add_scope("second")) == "second"
+    finally:
+        logger.removeHandler(handler)
+        store.close()
+
+
+# -- leaving without a word -------------------------------------------------------------------------------------
+
+DAEMON_THREAD = """
+import threading
+started = threading.Event()
+def go_on():
+    while True:
+        with client.tracer.span("daemon"):
+            started.set()
+        threading.Event().wait(0.01)
+threading.Thread(target=go_on, daemon=True).start()
+started.wait()
+"""
+LATE_THREAD = """
+import threading
+main = threading.main_thread()
+def late():
+    main.join()
+    with client.tracer.span("late"):
+        pass
+threading.Thread(target=late).start()
+"""
+THREAD_POOL = """
+from concurrent.futures import ThreadPoolExecutor
+pool = ThreadPoolExecutor(2)
+def late():
+    with client.tracer.span("late"):
+        pass
+pool.submit(late)
+"""
+ENDINGS = {
+    "end of the script": ("", 0, ""),
+    "sys.exit": ("sys.exit(3)", 3, ""),
+    "exception": ("raise RuntimeError('unhandled')", 1, "RuntimeError: unhandled"),
+    "interrupt": ("raise KeyboardInterrupt", -2, "KeyboardInterrupt"),
+    "daemon thread": (DAEMON_THREAD, 0, ""),
+    "thread that outlives main": (LATE_THREAD, 0, ""),
+    "thread pool": (THREAD_POOL, 0, ""),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_forgetting_to_close_loses_nothing(ending: str, path: Path) -> None:
+    """However the interpreter ends by itself, without close() or flush(), all finished spans are stored."""
+    code, returncode, last_line = ENDINGS[ending]
+    script = f"""
+import sys
+from tilebox_local import Client
+client = Client(sys.argv[1])
+for number in range(500):
+    with client.tracer.span(f"main {{number}}"):
+        pass
+{code}
+"""
+    done = run(script, path)
+    assert (done.returncode, done.stdout, done.stderr.strip().rpartition("\n")[2]) == (returncode, "", last_line)
+    counts = Counter(name.split()[0] for (name,) in outside(path, "SELECT name FROM span_records"))
+    assert counts["main"] == 500
+    assert (counts["late"] == 1) == (code in (LATE_THREAD, THREAD_POOL))
+    assert (counts["daemon"] > 0) == (code == DAEMON_THREAD)
+
+
+KILLED = """
+import sys
+from tilebox_local.observability.tracing import WorkflowTracer
+from tilebox_local.storage.store import open_store
+store = open_store(sys.argv[1])
+tracer = WorkflowTracer(store.writer, store.resource(None))
+number = int(sys.argv[2])
+while True:
+    for _ in range(10):
+        with tracer.span(str(number)):
+            pass
+    if number % 2:
+        store.flush()
+    else:
+        store.transact(
+            lambda connection: connection.execute(
+                "INSERT INTO scope_records (name) VALUES (?)", (str(number),)
+            ).fetchall()
+        )
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def test_kill_minus_9_loses_nothing_that_was_acknowledged(path: Path) -> None:
+    """Ten processes are killed in the middle of their work; everything that flush or transact confirmed stays."""
+    acknowledged: list[int] = []
+    for kill in range(10):
+        with start(KILLED, path, kill * 1_000_000) as process:
+            acknowledged += [int(read_line(process)) for _ in range(5 + 7 * kill)]
+            process.kill()
+            rest, errors = process.communicate()
+        assert errors == ""
+        acknowledged += [int(line) for line in rest.splitlines(keepends=True) if line.endswith("\n")]
+    spans = {int(name): n for name, n in outside(path, "SELECT name, count(*) FROM span_records GROUP BY name")}
+    scopes = {int(name) for (name,) in outside(path, "SELECT name FROM scope_records WHERE scope_no > 1")}
+    assert {number: spans.get(number) for number in acknowledged} == dict.fromkeys(acknowledged, 10)
+    assert {number for number in acknowledged if number % 2 == 0} <= scopes
+    assert {number: spans.get(number) for number in scopes} == dict.fromkeys(scopes, 10)
+    assert outside(path, "SELECT integrity_check FROM pragma_integrity_check") == [("ok",)]
+    with closing(open_store(path)) as store:
+        assert len(rows(store, "SELECT 1 FROM span_records")) >= 10 * len(acknowledged)

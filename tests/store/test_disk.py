@@ -1,0 +1,235 @@
+"""Disks that refuse or are slow: what was acknowledged is stored, the rest is told, and the log stays small."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from store_support import (
+    PATIENCE_S,
+    Disk,
+    add_scope,
+    added_scopes,
+    log_item,
+    make_spans,
+    names,
+    outside,
+    rows,
+    run,
+    standing_still,
+    until,
+)
+
+from tilebox_local import Client
+from tilebox_local.errors import StoreError, StoreFullError
+from tilebox_local.storage.store import Store, open_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tilebox_local.observability.tracing import WorkflowTracer
+
+# -- the disk fails ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("eager")
+def test_nothing_is_lost_or_doubled_when_commits_fail(store: Store, disk: Disk, tracer: WorkflowTracer) -> None:
+    """Records whose commits failed several times are stored once, with events, logs and references, when it works."""
+    with standing_still(store):
+        for number in range(700):  # more than one statement's worth
+            with tracer.span(f"span {number}") as span:
+                if number % 100 == 0:
+                    span.add_event("event", {"number": number})
+            if number % 100 == 0:
+                store.writer.append_log(log_item(store, f"log {number}"))
+        disk.failures = 4  # the transaction that stands still is the first of them
+    until(lambda: store.stats().queued_count == 0)
+    assert names(store) == sorted(f"span {number}" for number in range(700))
+    assert rows(store, "SELECT name, attributes FROM event_records ORDER BY time_ns") == [
+        ("event", f'{{"number":{number}}}') for number in range(0, 700, 100)
+    ]
+    assert rows(store, "SELECT body FROM log_records ORDER BY log_no") == [
+        (f"log {number}",) for number in range(0, 700, 100)
+    ]
+    lost = "SELECT count(*) FROM span_records s LEFT JOIN {0}_records r ON r.{0}_no = s.{0}_no WHERE r.{0}_no IS NULL"
+    assert [rows(store, lost.format(kind)) for kind in ("trace", "resource", "scope")] == [[(0,)]] * 3
+    stats = store.stats()
+    assert (stats.failed_transaction_count, stats.dropped_count, stats.quarantined_count) == (4, 0, 0)
+    assert stats.written_count == 700 + 7 + 7
+
+
+@pytest.mark.usefixtures("patient")
+def test_flush_and_transact_say_that_the_disk_refuses(store: Store, disk: Disk, tracer: WorkflowTracer) -> None:
+    """While commits fail, flush and transact raise StoreError; afterwards the records are there, the function's not."""
+    make_spans(tracer, 2)
+    disk.failures = 2
+    with pytest.raises(StoreError, match=r"store\.db: constraint failed"):
+        store.flush()
+    with pytest.raises(StoreError, match=r"store\.db: constraint failed"):
+        store.transact(add_scope("doomed"))
+    assert names(store) == []
+    store.flush()
+    assert (names(store), added_scopes(store)) == (["span 0", "span 1"], [])
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_full_disk(store: Store, tracer: WorkflowTracer) -> None:
+    """When the file may not grow, flush raises StoreFullError; when it may again, everything is stored."""
+    with standing_still(store) as connection:
+        pages = connection.pragma("page_count")
+    connection.pragma("max_page_count", pages + 2)  # the writer is idle now
+    for number in range(300):
+        with tracer.span(f"span {number}") as span:
+            span.set_attribute("payload", "x" * 1000)
+    with pytest.raises(StoreFullError, match="Free some space; everything stored before is intact"):
+        store.flush()
+    assert names(store) == []
+    connection.pragma("max_page_count", 1_000_000)
+    store.flush()
+    assert len(names(store)) == 300
+
+
+LIMITED_FILE = """
+import resource, signal, sys
+from tilebox_local.errors import StoreError
+from tilebox_local.observability.tracing import WorkflowTracer
+from tilebox_local.storage.store import open_store
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+store = open_store(sys.argv[1])
+tracer = WorkflowTracer(store.writer, store.resource(None))
+with tracer.span("before"):
+    pass
+store.flush()
+import os
+size = max(os.path.getsize(sys.argv[1] + suffix) for suffix in ("", "-wal"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+for number in range(1000):
+    with tracer.span(f"during {number}"):
+        pass
+try:
+    store.flush()
+except StoreError as error:
+    print(type(error).__name__)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+store.flush()
+print(store.stats().dropped_count, store.stats().quarantined_count)
+store.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of file sizes")
+def test_writes_that_the_kernel_refuses(path: Path) -> None:
+    """When the kernel refuses to make the files longer, nothing is lost, and writing goes on once it allows it."""
+    done = run(LIMITED_FILE, path)
+    complaint = f"The store {path} cannot be written: disk I/O error. Telemetry is kept and tried again.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, "StoreError\n0 0\n", complaint)
+    assert outside(path, "SELECT count(*), count(DISTINCT name) FROM span_records") == [(1001, 1001)]
+
+
+# -- waiting for the disk ---------------------------------------------------------------------------------------
+
+NORMAL, FULL = 1, 2
+
+
+class Clock:
+    """A clock that goes when it is told to."""
+
+    def __init__(self, now: int) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The writer's monotonic clock."""
+    clock = Clock(10**15)
+    monkeypatch.setattr("tilebox_local.clock.monotonic_ns", clock)
+    return clock
+
+
+def synchronous(store: Store) -> int:
+    """What a commit waits for right now."""
+    return store.transact(lambda connection: connection.pragma("synchronous"))
+
+
+def test_commits_wait_for_the_disk_once_a_second(clock: Clock, store: Store) -> None:
+    """A commit waits for the disk (synchronous=FULL) if the last one that did so is a second ago; others do not."""
+    found = []
+    for step in (0, 0, 999_999_999, 1, 0, 500_000_000, 3_000_000_000, 10):
+        clock.now += step
+        found.append(synchronous(store))
+    assert found == [FULL, NORMAL, NORMAL, FULL, NORMAL, NORMAL, FULL, NORMAL]
+
+
+def test_an_idle_store_is_synced(clock: Clock, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the last commit that did not wait for the disk, one that does follows by itself within a second."""
+    assert [synchronous(store), synchronous(store)] == [FULL, NORMAL]
+    synced = threading.Event()
+    store.writer.on_commit.append(synced.set)
+    monkeypatch.setattr("tilebox_local.clock.wall_ns", lambda: 123)
+    clock.now += 1_000_000_000
+    until(lambda: store.writer.idle)
+    store.writer.attend()  # or wait for a second
+    assert synced.wait(PATIENCE_S)
+    assert rows(store, "SELECT value FROM store_records WHERE key = 'synced_ns'") == [(123,)]
+    assert synchronous(store) == NORMAL  # the sync was a FULL commit
+
+
+@pytest.mark.usefixtures("clock")
+def test_close_waits_for_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing syncs what the last commits left to the operating system."""
+    store = open_store(path)
+    assert [synchronous(store), synchronous(store)] == [FULL, NORMAL]
+    monkeypatch.setattr("tilebox_local.clock.wall_ns", lambda: 456)
+    store.close()
+    assert outside(path, "SELECT value FROM store_records WHERE key = 'synced_ns'") == [(456,)]
+
+
+@pytest.mark.usefixtures("clock")
+def test_full_durability_waits_at_every_commit(path: Path) -> None:
+    """With durability="full" every commit waits for the disk; a second client that asks for it makes it so for all."""
+    with Client(path, durability="full") as client:
+        assert [synchronous(client._store) for _ in range(3)] == [FULL] * 3
+    with Client(path) as client:
+        assert [synchronous(client._store) for _ in range(2)] == [FULL, NORMAL]
+        with Client(path, durability="full"):
+            assert [synchronous(client._store) for _ in range(3)] == [FULL] * 3
+
+
+# -- the log ----------------------------------------------------------------------------------------------------
+
+
+def test_the_log_does_not_grow_without_end(store: Store, path: Path) -> None:
+    """Under steady writing the write-ahead log is moved into the file, and starts over, beside the writer."""
+    log = path.with_name("store.db-wal")
+    sizes = []
+    for number in range(50):
+        store.transact(
+            lambda connection, number=number: connection.execute(
+                "INSERT INTO scope_records (name) VALUES (hex(randomblob(500000)) || ?)", (number,)
+            ).fetchall()
+        )
+        sizes.append(log.stat().st_size)
+    assert len(added_scopes(store)) == 50
+    assert max(sizes) < 64 * 2**20  # of more than 100 MB that went through it
+    assert outside(path, "SELECT integrity_check FROM pragma_integrity_check") == [("ok",)]
+
+
+def test_a_reader_sees_one_state(store: Store) -> None:
+    """Inside of snapshot() all statements see the same data, whatever is committed meanwhile; read() sees it."""
+    with store.snapshot() as still, store.read() as moving:
+        before = still.execute("SELECT count(*) FROM scope_records").get
+        store.transact(add_scope("new"))
+        assert still.execute("SELECT count(*) FROM scope_records").get == before
+        assert moving.execute("SELECT count(*) FROM scope_records").get == before + 1
+
+
+def test_readers_cannot_write(store: Store) -> None:
+    """The connections that are handed out for reading refuse to write."""
+    with pytest.raises(StoreError, match="readonly"), store.read() as connection:
+        connection.execute("INSERT INTO scope_records (name) VALUES ('x')")
+    assert added_scopes(store) == []

@@ -1,0 +1,452 @@
+"""Several processes on one file, forked ones among them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from store_support import (
+    add_scope,
+    added_scopes,
+    outside,
+    read_line,
+    run,
+    run_ok,
+    run_together,
+    start,
+    until,
+)
+
+if TYPE_CHECKING:
+    from tilebox_local.storage.store import Store
+
+WORKER = """
+import sys
+from tilebox_local.observability.tracing import WorkflowTracer
+from tilebox_local.storage.store import open_store
+store = open_store(sys.argv[1])
+tracer = WorkflowTracer(store.writer, store.resource(None))
+count = lambda connection: connection.execute(
+    "UPDATE cluster_records SET description = coalesce(description, 0) + 1 WHERE cluster_no = 1"
+).fetchall()
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(1000):
+    with tracer.span(f"{sys.argv[2]} {number}") as span:
+        span.add_event("event")
+    if number % 10 == 0:
+        store.transact(count)
+store.close()
+"""
+
+
+def test_processes_write_at_the_same_time(path: Path) -> None:
+    """Three processes that write spans and increment one row together lose nothing, and none sees an error."""
+    assert run_together(WORKER, [(path, number) for number in range(3)]) == [("", "", 0)] * 3
+    assert outside(path, "SELECT count(*), count(DISTINCT name), count(DISTINCT span_id) FROM span_records") == [
+        (3000, 3000, 3000)
+    ]
+    assert outside(path, "SELECT count(*) FROM event_records") == [(3000,)]
+    assert outside(path, "SELECT description FROM cluster_records") == [("300",)]
+    assert outside(path, "SELECT count(*), count(DISTINCT pid) FROM writer_records") == [(3, 3)]
+    assert outside(path, "SELECT integrity_check FROM pragma_integrity_check") == [("ok",)]
+
+
+CHURN = """
+import sys
+from tilebox_local.observability.tracing import WorkflowTracer
+from tilebox_local.storage.store import open_store
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(20):
+    store = open_store(sys.argv[1])
+    with WorkflowTracer(store.writer, store.resource(None)).span(f"{sys.argv[2]} {number}"):
+        pass
+    store.close()
+"""
+
+
+def test_processes_open_and_close_all_the_time(path: Path) -> None:
+    """Processes that open and close the store in turns, so that each may be the last one, lose nothing."""
+    assert run_together(CHURN, [(path, number) for number in range(3)]) == [("", "", 0)] * 3
+    assert outside(path, "SELECT count(*), count(DISTINCT name) FROM span_records") == [(60, 60)]
+    assert outside(path, "SELECT count(*) FROM writer_records") == [(60,)]
+    assert outside(path, "SELECT integrity_check FROM pragma_integrity_check") == [("ok",)]
+
+
+def test_a_transaction_waits_for_another_process(store: Store, path: Path) -> None:
+    """While another process is in a write transaction, ours waits, without an error, until it is done."""
+    script = """
+import sys
+from tilebox_local.storage.store import open_store
+store = open_store(sys.argv[1])
+def hold(connection):
+    print("inside", flush=True)
+    sys.stdin.readline()
+    connection.execute("INSERT INTO scope_records (name) VALUES ('theirs')").fetchall()
+store.transact(hold)
+store.close()
+"""
+    with start(script, path) as other:
+        assert read_line(other) == "inside"
+        thread = threading.Thread(target=store.transact, args=(add_scope("ours"),))
+        thread.start()
+        until(lambda: store.stats().lock_wait_count)
+        assert added_scopes(store) == []
+        assert other.communicate("go\n", timeout=60) == ("", "")
+    thread.join()
+    assert added_scopes(store) == ["theirs", "ours"]
+
+
+FORK = """
+import os, sys, threading
+from tilebox_local.observability.tracing import WorkflowTracer
+from tilebox_local.storage.store import open_store
+store = open_store(sys.argv[1])
+tracer = WorkflowTracer(store.writer, store.resource(None))
+
+def write(name, count=10):
+    for number in range(count):
+        with tracer.span(f"{name} {number}"):
+            pass
+
+def fork(child, timeout_s=20):
+    '''Run `child` in a fork; its exit code, or None if it did not end in time.'''
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            child()
+            code = 0
+        finally:
+            os._exit(code)
+    done = threading.Event()
+    found = []
+    def wait():
+        found.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        done.set()
+    threading.Thread(target=wait, daemon=True).start()
+    if not done.wait(timeout_s):
+        os.kill(pid, 9)
+        return None
+    return found[0]
+"""
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+@needs_fork
+def test_a_forked_child_writes_to_the_same_file(path: Path) -> None:
+    """Spans of a forked child are stored with its own process as resource; the parent's are not stored twice."""
+    script = """
+write("before")
+def child():
+    write("child")
+    store.flush()
+print(fork(child))
+write("after")
+store.close()
+"""
+    assert run_ok(FORK + script, path, warnings="ignore") == "0\n"
+    query = (
+        "SELECT substr(s.name, 1, instr(s.name, ' ') - 1), count(*), count(DISTINCT s.name), "
+        "count(DISTINCT json_extract(r.attributes, '$.\"process.pid\"') || json_extract(r.attributes, "
+        "'$.\"service.instance.id\"')) FROM span_records s JOIN resource_records r ON r.resource_no = s.resource_no "
+        "GROUP BY 1 ORDER BY 1"
+    )
+    assert outside(path, query) == [("after", 10, 10, 1), ("before", 10, 10, 1), ("child", 10, 10, 1)]
+    assert outside(path, "SELECT count(*) FROM resource_records") == [(2,)]
+    assert outside(path, "SELECT count(DISTINCT pid) FROM writer_records") == [(2,)]
+
+
+@needs_fork
+def test_a_forked_child_may_close_the_store(path: Path) -> None:
+    """A child that closes its copy of the store does not take anything from the parent."""
+    script = """
+write("before")
+store.flush()
+def child():
+    write("child")
+    store.close()
+print(fork(child))
+write("after")
+store.flush()
+print(fork(lambda: None))
+write("last")
+store.close()
+"""
+    assert run_ok(FORK + script, path, warnings="ignore") == "0\n0\n"
+    query = "SELECT substr(name, 1, instr(name, ' ') - 1), count(*) FROM span_records GROUP BY 1 ORDER BY 1"
+    assert outside(path, query) == [("after", 10), ("before", 10), ("child", 10), ("last", 10)]
+
+
+@needs_fork
+def test_a_forked_child_outlives_the_parents_store(path: Path) -> None:
+    """What a child flushed after the parent closed its store is there afterwards."""
+    script = """
+write("before")
+store.flush()
+child_wrote, write_end = os.pipe()
+go_on, parent_closed = os.pipe()
+def child():
+    write("child")
+    store.flush()
+    os.write(write_end, b"x")
+    os.read(go_on, 1)
+    write("orphan", 100)
+    store.flush()
+    store.close()
+result = []
+thread = threading.Thread(target=lambda: result.append(fork(child)))
+thread.start()
+os.read(child_wrote, 1)
+store.close()
+os.write(parent_closed, b"x")
+thread.join()
+print(result)
+"""
+    assert run_ok(FORK + script, path, warnings="ignore") == "[0]\n"
+    query = "SELECT substr(name, 1, instr(name, ' ') - 1), count(*) FROM span_records GROUP BY 1 ORDER BY 1"
+    assert outside(path, query) == [("before", 10), ("child", 10), ("orphan", 100)]
+
+
+@needs_fork
+def test_a_fork_in_the_middle_of_a_transaction(path: Path) -> None:
+    """A child that is forked while the parent's writer is in a transaction can write; neither blocks the other."""
+    script = """
+entered, leave = threading.Event(), threading.Event()
+def hold(connection):
+    entered.set()
+    leave.wait(20)
+threading.Thread(target=store.transact, args=(hold,), daemon=True).start()
+entered.wait()
+write("parent")
+def child():
+    write("child")
+    store.flush(2)
+threading.Timer(0.2, leave.set).start()
+print(fork(child))
+leave.set()
+store.close()
+"""
+    assert run(FORK + script, path, warnings="ignore").stdout == "0\n"
+    query = "SELECT substr(name, 1, instr(name, ' ') - 1), count(*) FROM span_records GROUP BY 1 ORDER BY 1"
+    assert outside(path, query) == [("child", 10), ("parent", 10)]
+
+
+@needs_fork
+def test_forks_under_load(path: Path) -> None:
+    """Children that are forked while three threads write can write, and neither they nor the parent hang."""
+    script = """
+stop = threading.Event()
+def load():
+    while not stop.is_set():
+        write("load", 50)
+        if len(store.writer.spans) > 1000:
+            store.flush()
+threads = [threading.Thread(target=load, daemon=True) for _ in range(3)]
+for thread in threads:
+    thread.start()
+def child():
+    write("child", 1)
+    store.flush(1)
+print([fork(child) for _ in range(3)])
+stop.set()
+for thread in threads:
+    thread.join()
+store.close()
+"""
+    done = run(FORK + script, path, warnings="ignore")
+    assert done.stdout == "[0, 0, 0]\n"
+    assert outside(path, "SELECT count(*) FROM span_records WHERE name LIKE 'child%'") == [(3,)]
+    assert outside(path, "SELECT integrity_check FROM pragma_integrity_check") == [("ok",)]
+
+
+@needs_fork
+def test_durability_after_a_fork(path: Path) -> None:
+    """Parent and child go on waiting for the disk as before the fork: at every commit, or once a second."""
+    script = """
+from tilebox_local import clock
+now = 10**15
+clock.monotonic_ns = lambda: now
+synchronous = lambda: store.transact(lambda connection: connection.pragma("synchronous"))
+
+def show(who):
+    global now
+    found = [synchronous()]
+    now += 1_000_000_000
+    found += [synchronous(), synchronous()]
+    print(who, *found, flush=True)
+
+print("before", synchronous(), flush=True)  # FULL
+fork(lambda: show("child"))
+show("parent")
+strict = open_store(sys.argv[1], full_sync=True)
+fork(lambda: show("strict child"))
+show("strict parent")
+strict.close()
+store.close()
+"""
+    assert run_ok(FORK + script, path, warnings="ignore").splitlines() == [
+        "before 2",
+        "child 2 2 1",  # a new writer begins with a commit that waits
+        "parent 1 2 1",
+        "strict child 2 2 2",
+        "strict parent 2 2 2",
+    ]
+
+
+REFUSED = """
+from tilebox_local.errors import StoreError
+def child():
+    write("child")
+    print(store.stats().dropped_count, store.stats().queued_count)
+    for use in (store.flush, lambda: store.transact(print), lambda: store.read().__enter__()):
+        try:
+            use()
+            print("no error")
+        except StoreError as error:
+            print(str(error).split(": ", 1)[1])
+    store.close()
+    sys.stdout.flush()
+"""
+REFUSAL = (
+    "it was forked while the store was in use. Fork while no thread reads or commits, or start the process with "
+    "multiprocessing's 'spawn'."
+)
+
+
+@needs_fork
+def test_a_fork_while_another_thread_reads(path: Path) -> None:
+    """A child that is forked while a thread of the parent reads on and on is refused; the parent goes on."""
+    script = """
+write("before")
+reading, done = threading.Event(), threading.Event()
+def read():
+    with store.read() as connection:
+        reading.set()
+        done.wait(20)
+        print("rows", connection.execute("SELECT count(*) FROM span_records").get)
+reader = threading.Thread(target=read)
+reader.start()
+reading.wait()
+print(fork(child))
+write("after")
+store.flush()
+done.set()
+reader.join()
+store.close()
+"""
+    result = run(FORK + REFUSED + script, path, warnings="ignore")
+    assert result.stdout.splitlines() == ["10 0", REFUSAL, REFUSAL, REFUSAL, "0", "rows 20"]
+    assert result.stderr.count("Spans and logs of this process are dropped.") == 1
+    query = "SELECT substr(name, 1, instr(name, ' ') - 1), count(*) FROM span_records GROUP BY 1 ORDER BY 1"
+    assert outside(path, query) == [("after", 10), ("before", 10)]
+
+
+@needs_fork
+def test_a_fork_waits_for_readers(path: Path) -> None:
+    """A fork waits for a thread that reads, which ends before long; the child can use the store."""
+    script = """
+reading, done = threading.Event(), threading.Event()
+def read():
+    with store.read():
+        reading.set()
+        done.wait(20)
+reader = threading.Thread(target=read)
+reader.start()
+reading.wait()
+os.register_at_fork(before=done.set)  # runs before the store's own
+def child():
+    write("child")
+    store.close()
+print(fork(child))
+reader.join()
+store.close()
+"""
+    assert run_ok(FORK + script, path, warnings="ignore") == "0\n"
+    assert outside(path, "SELECT count(*) FROM span_records") == [(10,)]
+
+
+@needs_fork
+@pytest.mark.parametrize(
+    "use", ["with store.read():\n    print(fork(child))", "print(store.transact(lambda connection: fork(child)))"]
+)
+def test_a_fork_inside_of_a_block(use: str, path: Path) -> None:
+    """A child that is forked while its own thread reads, or inside of a transaction, is refused; the parent goes on."""
+    script = f"""
+{use}
+write("after")
+store.close()
+"""
+    result = run(FORK + REFUSED + script, path, warnings="ignore")
+    assert result.stdout.splitlines() == ["10 0", REFUSAL, REFUSAL, REFUSAL, "0"]
+    assert outside(path, "SELECT count(*) FROM span_records") == [(10,)]
+
+
+MULTIPROCESSING = """
+import multiprocessing, sys
+from tilebox_local import Client
+
+def work(path):
+    client = Client(path)
+    for number in range(10):
+        with client.tracer.span(f"child {number}"):
+            pass
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context(sys.argv[2]).Process(target=work, args=(sys.argv[1],))
+    process.start()
+    process.join()
+    print(process.exitcode)
+"""
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "spawn",
+        pytest.param(
+            "fork",
+            marks=needs_fork,
+        ),
+    ],
+)
+def test_multiprocessing_children_lose_nothing(method: str, path: Path, tmp_path: Path) -> None:
+    """A process of multiprocessing that ends without close() has stored all of its spans."""
+    script = tmp_path / "script.py"
+    script.write_text(MULTIPROCESSING)
+    done = run(
+        "import runpy, sys; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')", script, path, method
+    )
+    assert done.stdout == "0\n", done.stderr
+    assert outside(path, "SELECT count(*) FROM span_records") == [(10,)]
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="needs /proc/locks")
+def test_opening_again_keeps_the_locks_of_a_reader(path: Path) -> None:
+    """Opening a path again while a reader of the closed store is still busy leaves the file locked in the kernel."""
+    script = """
+import os, pathlib, sys
+from tilebox_local.storage.store import open_store
+path = sys.argv[1]
+
+def is_locked():
+    inode = os.stat(path).st_ino
+    fields = [line.split() for line in pathlib.Path("/proc/locks").read_text().splitlines()]
+    return any(int(f[4]) == os.getpid() and f[5].endswith(f":{inode}") for f in fields)
+
+store = open_store(path)
+with store.read() as connection:
+    connection.execute("SELECT count(*) FROM span_records").fetchall()
+    store.close()
+    print(is_locked())
+    again = open_store(path)
+    print(is_locked())
+again.close()
+"""
+    assert run_ok(script, path).split() == ["True", "True"]
