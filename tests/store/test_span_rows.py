@@ -195,8 +195,7 @@ def test_batches_of_rows_of_all_sizes(count: int, store: Store, tracer: Workflow
             make_spans(tracer, count)
         store.flush()
     store.flush()
-    assert len(names(store)) == count + 2
-    assert store.stats().written_count == count + 2
+    assert names(store) == sorted(["parent", "first", *(f"span {number}" for number in range(count))])
 
 
 def test_a_row_that_cannot_be_stored(store: Store, tracer: WorkflowTracer) -> None:
