@@ -6,12 +6,13 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import ClassVar
 
+import apsw
 import pytest
 from scripted import Do, fail, subtasks
 
 from tilebox_local import Task, ids
 from tilebox_local.data import ExecutionStats, Job, JobState, ProgressIndicator, TaskIdentifier, TaskLease, TaskState
-from tilebox_local.errors import ArgumentError, NotFoundError, StoreError
+from tilebox_local.errors import ArgumentError, NotFoundError
 
 QUEUED, RUNNING, COMPUTED = TaskState.QUEUED, TaskState.RUNNING, TaskState.COMPUTED
 FAILED, SKIPPED, FAILED_OPTIONAL = TaskState.FAILED, TaskState.SKIPPED, TaskState.FAILED_OPTIONAL
@@ -989,10 +990,67 @@ def test_report_that_cannot_be_stored_spares_others(store):
             pass  # both wait for the same next transaction
         go_on.set()
         assert good.exception() is None
-        with pytest.raises(StoreError, match="NOT NULL constraint failed"):
+        with pytest.raises(ArgumentError, match="NOT NULL constraint failed"):
             bad.result()
     with store.read() as connection:
         assert connection.execute("SELECT attributes FROM resource_records").fetchall() == [("{}",)]
+
+
+@pytest.mark.parametrize(
+    ("statement", "cause"),
+    [
+        ("INSERT INTO resource_records (attributes) VALUES (NULL)", apsw.ConstraintError),
+        ("INSERT INTO resource_records (resource_no, attributes) VALUES ('one', '{}')", apsw.MismatchError),
+        ("INSERT INTO group_records (job_no, dependency_count) VALUES (7, 0)", apsw.ConstraintError),
+        ("SELECT zeroblob(1 << 30)", apsw.TooBigError),
+    ],
+)
+def test_database_refuses_a_value(store, statement, cause):
+    """What a constraint, a type or a limit forbids is the fault of who asked for it, not of the store."""
+    with pytest.raises(ArgumentError) as raised:
+        store.transact(lambda connection: connection.execute(statement).fetchall())
+    assert type(raised.value.__cause__) is cause
+    assert store.stats().failed_transaction_count == 0
+
+
+def refuse(store, state):
+    """From now on the database refuses to let a task with a certain display end in this state."""
+    store.transact(
+        lambda connection: connection.execute(
+            "CREATE TRIGGER refuse BEFORE UPDATE OF state ON task_records"
+            f" WHEN new.state = {state.value} AND new.display = 'refuse me'"
+            " BEGIN SELECT RAISE(ABORT, 'no such display'); END"
+        ).fetchall()
+    )
+
+
+def test_database_refuses_a_report(script):
+    """A report that the database refuses fails its task, readably; the runner survives and runs the next one."""
+    refuse(script.client._store, COMPUTED)
+    refused = script.submit("bad", bad=lambda context: setattr(context.current_task, "display", "refuse me"))
+    other = script.submit("other")
+    script.run()
+    assert outcome(script.jobs.find(refused)) == (JobState.FAILED, {FAILED: 1})
+    assert script.displays() == {"bad": "Do\nArgumentError(':memory:: no such display.')", "other": "Do"}
+    assert script.jobs.find(other).state is JobState.COMPLETED
+
+
+class Unwritable(str):
+    """A label that cannot be written down."""
+
+    __slots__ = ()
+
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+def test_failure_report_that_cannot_be_stored(script):
+    """A failed task whose progress cannot be stored fails without it; the runner survives."""
+    script.behaviour["bad"] = lambda context: (context.progress(Unwritable("tiles")).add(1), fail(context))
+    bad, other = script.submit("bad"), script.submit("other")
+    script.run()
+    assert outcome(script.jobs.find(bad)) == (JobState.FAILED, {FAILED: 1})
+    assert script.jobs.find(other).state is JobState.COMPLETED
 
 
 # -- crashes (3.2, 3.13) -----------------------------------------------------------------------------------------------

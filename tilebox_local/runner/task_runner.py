@@ -10,6 +10,7 @@ import contextlib
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from tilebox_local import clock
 from tilebox_local.catalog import run, value
@@ -31,6 +32,7 @@ from tilebox_local.observability._logging import StructuredLogger, internal_logg
 from tilebox_local.runner.executor import TaskExecutor, to_task
 from tilebox_local.runner.shutdown import GracefulShutdown, RunnerShutdown
 from tilebox_local.serialization import prepare_fields
+from tilebox_local.storage.attributes import text_of
 from tilebox_local.storage.watch import ChangeWatch
 from tilebox_local.task import Task
 
@@ -172,10 +174,14 @@ class TaskRunner:
         return report
 
     def _step(
-        self, done: ClaimedTask | None, report: ComputedTask | FailedTask | None, *, claims: bool
+        self,
+        done: ClaimedTask | None,
+        report: ComputedTask | FailedTask | None,
+        *,
+        claims: bool,
+        is_plain: bool = False,  # the report is what is left of one that was refused
     ) -> ClaimedTask | None:
         """One transaction: report the task that is done, claim the next one."""
-
         after = _position_after(done, report)
 
         def step(connection: apsw.Connection) -> tuple[bool, ClaimedTask | None]:
@@ -196,11 +202,12 @@ class TaskRunner:
         try:
             is_accepted, claimed = self._store.transact(step)
         except Exception as error:
-            if isinstance(error, StoreError) or done is None or isinstance(report, FailedTask):
+            if isinstance(error, StoreError) or done is None or report is None or is_plain:
                 raise
-            # The engine refuses the report, for a reason that belongs to the task.
-            display = f"{done.display}\n{error!r}"
-            return self._step(done, FailedTask(_uuid_of(report), display, True, []), claims=claims)
+            # The report is refused, for a reason that belongs to the task: it fails, and nothing else is reported.
+            display = f"{done.display}\n{error!r}" if isinstance(report, ComputedTask) else report.display
+            plain = FailedTask(UUID(bytes=done.task_id), text_of(display), True, [])
+            return self._step(done, plain, claims=claims, is_plain=True)
         self._active = claimed
         if not is_accepted and done is not None:
             _log.warning("The lease of task %s was lost; its result is discarded.", done.display)
@@ -372,7 +379,3 @@ def _apply(connection: apsw.Connection, done: ClaimedTask, report: ComputedTask 
         progress=report.progress_updates,
         now_ns=now_ns,
     )
-
-
-def _uuid_of(report: ComputedTask | FailedTask | None) -> Any:
-    return report.id if isinstance(report, ComputedTask) else None
