@@ -6,6 +6,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,15 +16,18 @@ from pathlib import Path
 import pytest
 import runner_process
 from runner_process import Fan, Quick, Step, Wait
-from scripted import Script, subtasks
+from scripted import Do, Script, subtasks
 
-from tilebox_local import Client, clock
+from tilebox_local import Client, clock, ids
 from tilebox_local.catalog import run
 from tilebox_local.data import JobState
+from tilebox_local.engine import jobs as engine_jobs
 from tilebox_local.engine.runners import is_dead, process_identity, register_runner
+from tilebox_local.errors import StoreError
 from tilebox_local.runner import task_runner
 from tilebox_local.storage import watch
 from tilebox_local.storage.watch import ChangeWatch
+from tilebox_local.task import FutureTask, merge_future_tasks_to_submissions
 
 TIMEOUT_S = 20  # for what takes milliseconds unless something is wrong
 
@@ -281,6 +285,85 @@ def test_threads_share_a_job(script):
     assert set(script.column("attempts").values()) == {1}
 
 
+# -- transactions that are rolled back ---------------------------------------------------------------------------------
+
+
+def doom_report(store, *others):
+    """Let the report of the calling task share its transaction with `others`, and let the commit of that fail."""
+    dooms, blocked = [], threading.Event()
+    store.transact(lambda connection: connection.set_commit_hook(lambda: bool(dooms and dooms.pop())))
+
+    def block(connection):
+        blocked.set()
+        while len(store.writer._commands) < len(others) + 2:
+            time.sleep(0)
+
+    def transact(function):
+        with contextlib.suppress(StoreError):
+            store.transact(function)
+
+    threading.Thread(target=transact, args=[block]).start()
+    blocked.wait()
+    for function in (lambda connection: dooms.append(True), *others):
+        threading.Thread(target=transact, args=[function]).start()
+
+
+class Early(Do):
+    """A kind of task that the store comes to know first."""
+
+    def execute(self, context):
+        """As Do."""
+
+
+class Late(Do):
+    """A kind of task that the store comes to know next."""
+
+    def execute(self, context):
+        """As Do."""
+
+
+def test_kinds_of_a_rolled_back_transaction(script):
+    """A kind of task that was rolled back is forgotten: another kind that gets its number runs as what it is."""
+    store = script.client._store
+    runner = script.client.runner(tasks=[Do, Early, Late])
+    script.submit(root=lambda context: (context.submit_subtask(Early("early")), doom_report(store)))
+    with pytest.raises(StoreError):
+        runner.run_all()
+    script.jobs.cancel(script.jobs.query()[0])
+    job = script.jobs.submit("job", Late("late"))
+    runner.run_all()
+    assert [span.name for span in script.jobs.query_spans(job)] == ["job/job", "task/Late"]
+
+
+def test_job_of_a_rolled_back_transaction(script):
+    """A job that was rolled back is forgotten: a task of another one that gets its number runs for that."""
+    store, seen = script.client._store, []
+    doomed = Do("doomed")
+
+    def submit(connection):
+        submissions = merge_future_tasks_to_submissions([FutureTask(0, doomed, [], None, 0, False)], "")
+        engine_jobs.submit_job(
+            connection,
+            job_id=ids.new_id(1),
+            name="doomed",
+            trace_id=1,
+            trace_parent="00-1-1-01",
+            submissions=submissions,
+            now_ns=1,
+        )
+
+    runner = script.client.runner(tasks=[Do])
+    script.submit(
+        root=lambda context: doom_report(store, submit), other=lambda context: seen.append(context.current_task.job.id)
+    )
+    with pytest.raises(StoreError):
+        runner.run_all()
+    other = script.submit("other")
+    script.behaviour["root"] = lambda context: None
+    runner.run_all()
+    assert seen == [other.id]
+
+
 # -- dead or alive -----------------------------------------------------------------------------------------------------
 
 HERE = process_identity()
@@ -468,6 +551,7 @@ SIGNAL_AT_ANY_CALL = """
 import faulthandler, os, signal, sys
 from tilebox_local import Client
 from tilebox_local.storage.watch import ChangeWatch
+from tilebox_local.task import FutureTask, merge_future_tasks_to_submissions
 
 class Stopped(Exception):
     pass

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from tilebox_local import clock
@@ -48,11 +48,28 @@ __all__ = ["LEASE_S", "TaskRunner"]
 
 LEASE_S = 30
 _EXTEND_EVERY_S = 5.0
-_LOOK_FOR_LOST_EVERY_NS = 1_000_000_000
-_SEEN_EVERY_NS = 1_000_000_000
+_LOOK_AROUND_EVERY_NS = 1_000_000_000  # for dead runners and new kinds of tasks
 _KNOWN_JOBS = 1000
 
 _log = StructuredLogger(internal_logger)
+
+
+class _Kinds(NamedTuple):
+    """The kinds of tasks in the store that a runner can run, as of some transaction."""
+
+    class_count: int  # of the runner
+    last_identifier_no: int | None  # of the store
+    numbers: tuple[int, ...]
+    classes: dict[int, TaskIdentifier]  # under which identifier the runner knows each of them
+
+
+class _Step(NamedTuple):
+    """What a runner's transaction has done."""
+
+    is_accepted: bool
+    kinds: _Kinds
+    claimed: ClaimedTask | None
+    job: ClaimedJob | None
 
 
 class TaskRunner:
@@ -67,13 +84,10 @@ class TaskRunner:
         self._executor = executor
         self._cluster_no = cluster_no
         self._runner_no: int | None = None
-        self._identifiers: list[int] = []
-        self._identifiers_seen: tuple[int, int | None] | None = None  # registered tasks, last identifier in the store
-        self._names: dict[int, TaskIdentifier] = {}
+        self._kinds = _Kinds(0, None, (), {})
         self._jobs: dict[int, ClaimedJob] = {}
         self._active: ClaimedTask | None = None
-        self._looked_for_lost_at = 0
-        self._seen_at = 0
+        self._looked_around_at = 0
         self._hinted: set[str] = set()
 
     def register(self, task: type[Any]) -> None:
@@ -141,7 +155,7 @@ class TaskRunner:
         while not shutdown.is_stopping:
             if self._has_claimable():
                 return self._step(None, None, claims=True)
-            if clock.monotonic_ns() - self._looked_for_lost_at >= _LOOK_FOR_LOST_EVERY_NS:
+            if clock.monotonic_ns() - self._looked_around_at >= _LOOK_AROUND_EVERY_NS:
                 claimed = self._step(None, None, claims=True)
                 if claimed is not None:
                     return claimed
@@ -150,15 +164,15 @@ class TaskRunner:
 
     def _has_claimable(self) -> bool:
         with self._store.read() as connection:
-            if value(connection, "last_identifier") != (self._identifiers_seen or (0, None))[1]:
+            if value(connection, "last_identifier") != self._kinds.last_identifier_no:
                 return True  # a new kind of task: look closer
             return any(
                 value(connection, "oldest_claimable", (self._cluster_no, identifier)) is not None
-                for identifier in self._identifiers
+                for identifier in self._kinds.numbers
             )
 
     def _execute(self, claimed: ClaimedTask) -> ComputedTask | FailedTask:
-        identifier = self._names[claimed.identifier_no]
+        identifier = self._kinds.classes[claimed.identifier_no]
         task_class = self._runner.tasks_by_identifier[identifier]
         job = self._jobs[claimed.job_no]
         task = to_task(claimed, job, identifier, TaskLease(LEASE_S, int(_EXTEND_EVERY_S)))
@@ -181,26 +195,37 @@ class TaskRunner:
         claims: bool,
         is_plain: bool = False,  # the report is what is left of one that was refused
     ) -> ClaimedTask | None:
-        """One transaction: report the task that is done, claim the next one."""
-        after = _position_after(done, report)
+        """One transaction: report the task that is done, claim the next one.
 
-        def step(connection: apsw.Connection) -> tuple[bool, ClaimedTask | None]:
+        Nothing of it is remembered before the commit: numbers of rows that were rolled back are given out again.
+        """
+        after = _position_after(done, report)
+        now = clock.monotonic_ns()
+        looks_around = claims and now - self._looked_around_at >= _LOOK_AROUND_EVERY_NS
+        # What others submit may wait until the runner looks around, but not what its own task has just submitted.
+        looks_for_kinds = looks_around or done is None or _has_submitted(report) or self._has_new_classes()
+
+        def step(connection: apsw.Connection) -> _Step:
             is_accepted = done is None or report is None or _apply(connection, done, report)
-            claimed = None
+            kinds, claimed, job = self._kinds, None, None
             if claims:
-                self._look_for_lost(connection, idle=False)
-                claimed = self._claim(connection, after)
-                if claimed is None and self._look_for_lost(connection, idle=True):
-                    claimed = self._claim(connection, after)
-                if claimed is not None and claimed.job_no not in self._jobs:
-                    if len(self._jobs) >= _KNOWN_JOBS:
-                        self._jobs.clear()
-                    self._jobs[claimed.job_no] = job_of_task(connection, claimed.job_no)
-            self._mark_seen(connection)
-            return is_accepted, claimed
+                if looks_around:
+                    self._give_up_lost(connection)
+                if looks_for_kinds:
+                    kinds = self._find_kinds(connection)
+                claimed = self._claim(connection, kinds, after)
+                if claimed is None and not looks_around:  # before it counts as idle
+                    self._give_up_lost(connection)
+                    kinds = self._find_kinds(connection)
+                    claimed = self._claim(connection, kinds, after)
+                if claimed is not None:
+                    job = self._jobs.get(claimed.job_no) or job_of_task(connection, claimed.job_no)
+                if looks_around:
+                    run(connection, "runner_seen", (clock.wall_ns(), self._runner_no))
+            return _Step(is_accepted, kinds, claimed, job)
 
         try:
-            is_accepted, claimed = self._store.transact(step)
+            step_done = self._store.transact(step)
         except Exception as error:
             if isinstance(error, StoreError) or done is None or report is None or is_plain:
                 raise
@@ -208,54 +233,51 @@ class TaskRunner:
             display = f"{done.display}\n{error!r}" if isinstance(report, ComputedTask) else report.display
             plain = FailedTask(UUID(bytes=done.task_id), text_of(display), True, [])
             return self._step(done, plain, claims=claims, is_plain=True)
-        self._active = claimed
-        if not is_accepted and done is not None:
+        claimed = self._active = step_done.claimed
+        self._kinds = step_done.kinds
+        if claimed is not None and step_done.job is not None and claimed.job_no not in self._jobs:
+            if len(self._jobs) >= _KNOWN_JOBS:
+                self._jobs.clear()
+            self._jobs[claimed.job_no] = step_done.job
+        if looks_around or (claims and claimed is None):
+            self._looked_around_at = now
+        if not step_done.is_accepted and done is not None:
             _log.warning("The lease of task %s was lost; its result is discarded.", done.display)
         return claimed
 
-    def _claim(self, connection: apsw.Connection, after: Position | None) -> ClaimedTask | None:
-        self._refresh_identifiers(connection)
+    def _claim(self, connection: apsw.Connection, kinds: _Kinds, after: Position | None) -> ClaimedTask | None:
         return claim_task(
             connection,
             cluster_no=self._cluster_no,
-            identifiers=self._identifiers,
+            identifiers=kinds.numbers,
             runner_no=self._runner_no,
             after=after,
             now_ns=clock.wall_ns(),
             lease_expires_boot_ns=clock.boot_ns() + LEASE_S * 1_000_000_000,
         )
 
-    def _refresh_identifiers(self, connection: apsw.Connection) -> None:
-        """Find out which identifiers of the store this runner can run, whenever either side has new ones."""
-        seen = (len(self._runner.tasks_by_identifier), value(connection, "last_identifier"))
-        if seen == self._identifiers_seen:
-            return
-        registered = [
-            (identifier.name, *parse_version(identifier.version)) for identifier in self._runner.tasks_by_identifier
-        ]
-        self._identifiers = runnable_identifiers(connection, registered)
-        self._names = {}
-        for number in self._identifiers:
+    def _has_new_classes(self) -> bool:
+        return len(self._runner.tasks_by_identifier) != self._kinds.class_count
+
+    def _find_kinds(self, connection: apsw.Connection) -> _Kinds:
+        """What this runner can run of what the store knows by now."""
+        last = value(connection, "last_identifier")
+        if last == self._kinds.last_identifier_no and not self._has_new_classes():
+            return self._kinds
+        classes = list(self._runner.tasks_by_identifier)
+        registered = [(identifier.name, *parse_version(identifier.version)) for identifier in classes]
+        names: dict[int, TaskIdentifier] = {}
+        for number in runnable_identifiers(connection, registered):
             name, major, minor = run(connection, "identifier", (number,))[0]
             identifier = self._runner.identifier_for(name, major, minor)
             assert identifier is not None  # noqa: S101 -- runnable_identifiers uses the same rule
-            self._names[number] = identifier
-        self._identifiers_seen = seen
+            names[number] = identifier
+        return _Kinds(len(classes), last, tuple(names), names)
 
-    def _look_for_lost(self, connection: apsw.Connection, *, idle: bool) -> int:
-        now = clock.monotonic_ns()
-        if not idle and now - self._looked_for_lost_at < _LOOK_FOR_LOST_EVERY_NS:
-            return 0
-        self._looked_for_lost_at = now
-        return lose_tasks_of_dead_runners(
+    def _give_up_lost(self, connection: apsw.Connection) -> None:
+        lose_tasks_of_dead_runners(
             connection, own_runners=self._store.running_here, now_ns=clock.wall_ns(), boot_ns=clock.boot_ns()
         )
-
-    def _mark_seen(self, connection: apsw.Connection) -> None:
-        now = clock.monotonic_ns()
-        if now - self._seen_at >= _SEEN_EVERY_NS:
-            self._seen_at = now
-            run(connection, "runner_seen", (clock.wall_ns(), self._runner_no))
 
     def _give_back(self) -> None:
         """Queue the running task again; it does not count as a retry."""
@@ -354,8 +376,11 @@ def _position_after(done: ClaimedTask | None, report: ComputedTask | FailedTask 
     """Look below the task that is done if it has submitted anything, else beside it."""
     if done is None:
         return None
-    has_children = isinstance(report, ComputedTask) and report.sub_tasks is not None
-    return Position(done.job_no, done.task_no if has_children else done.parent_no)
+    return Position(done.job_no, done.task_no if _has_submitted(report) else done.parent_no)
+
+
+def _has_submitted(report: ComputedTask | FailedTask | None) -> bool:
+    return isinstance(report, ComputedTask) and report.sub_tasks is not None
 
 
 def _apply(connection: apsw.Connection, done: ClaimedTask, report: ComputedTask | FailedTask) -> bool:
