@@ -441,6 +441,17 @@ def test_killed_runner(shared, start):
     assert has_open_spans(shared, job, 0)()
 
 
+def test_idle_runner_takes_over(shared, start):
+    """A runner that has been idle finds out that another one was killed, and runs its task."""
+    shared.jobs().submit("killed", Wait("a"))
+    killed = start()
+    assert killed.hear() == "waiting"
+    idle = start("run_forever")
+    wait_until(shared, lambda: len(runners_of(shared, "pid")) == 2)
+    killed.send(signal.SIGKILL)
+    assert idle.hear() == "waiting"
+
+
 def test_span_of_killed_runner_ends_when_it_was_last_seen(shared, start):
     """An interrupted span does not end in the future, nor before it began."""
     job = shared.jobs().submit("killed", Wait("a"))
@@ -584,6 +595,45 @@ for first in range(1, 7):
     except Stopped:
         print(first, flush=True)
 """
+
+
+IDLE = """
+import itertools, signal
+from tilebox_local import Client, clock
+from tilebox_local.runner import task_runner
+from tilebox_local.storage import watch
+
+class Stopped(Exception):
+    pass
+
+def stop(number, frame):
+    raise Stopped
+
+seconds = itertools.count()
+
+def tick():
+    second = next(seconds)
+    if second == 20 * 60:
+        signal.raise_signal(signal.SIGTERM)
+    return second * 10**9
+
+task_runner._EXTEND_EVERY_S = watch._BACKSTOP_S = 0.001
+signal.signal(signal.SIGTERM, stop)
+client = Client(":memory:")
+clock.monotonic_ns = tick
+try:
+    client.runner(tasks=[]).run_forever()
+except Stopped:
+    print(client.stats().transaction_count)
+"""
+
+
+def test_idle_runner_writes_nothing():
+    """In 20 minutes an idle runner commits its beginning, its end, and two heartbeats a minute."""
+    command = [sys.executable, "-c", IDLE]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+    assert found.stderr == ""
+    assert 3 < int(found.stdout) <= 3 + 2 * 20
 
 
 def test_signal_at_any_moment_of_the_wait():

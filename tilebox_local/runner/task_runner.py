@@ -15,7 +15,7 @@ from uuid import UUID
 from tilebox_local import clock
 from tilebox_local.catalog import run, value
 from tilebox_local.data import ComputedTask, FailedTask, TaskIdentifier, TaskLease, parse_version
-from tilebox_local.engine.runners import end_open_spans, lose_tasks_of_dead_runners, register_runner
+from tilebox_local.engine.runners import end_open_spans, find_lost_tasks, lose_tasks_of_dead_runners, register_runner
 from tilebox_local.engine.tasks import (
     ClaimedJob,
     ClaimedTask,
@@ -49,6 +49,8 @@ __all__ = ["LEASE_S", "TaskRunner"]
 LEASE_S = 30
 _EXTEND_EVERY_S = 5.0
 _LOOK_AROUND_EVERY_NS = 1_000_000_000  # for dead runners and new kinds of tasks
+_SEEN_EVERY_NS = 1_000_000_000
+_IDLE_SEEN_EVERY_NS = 30_000_000_000  # for people only: a runner is alive as long as its process is
 _KNOWN_JOBS = 1000
 
 _log = StructuredLogger(internal_logger)
@@ -88,6 +90,7 @@ class TaskRunner:
         self._jobs: dict[int, ClaimedJob] = {}
         self._active: ClaimedTask | None = None
         self._looked_around_at = 0
+        self._seen_at = 0
         self._hinted: set[str] = set()
 
     def register(self, task: type[Any]) -> None:
@@ -151,11 +154,9 @@ class TaskRunner:
                 watch.close()
 
     def _wait_for_task(self, watch: ChangeWatch, shutdown: GracefulShutdown) -> ClaimedTask | None:
-        """Wait until there may be something to claim, without taking the write lock in vain."""
+        """Wait until there may be something to claim. An idle runner reads; it takes no write lock in vain."""
         while not shutdown.is_stopping:
-            if self._has_claimable():
-                return self._step(None, None, claims=True)
-            if clock.monotonic_ns() - self._looked_around_at >= _LOOK_AROUND_EVERY_NS:
+            if self._has_claimable() or self._has_lost():
                 claimed = self._step(None, None, claims=True)
                 if claimed is not None:
                     return claimed
@@ -170,6 +171,15 @@ class TaskRunner:
                 value(connection, "oldest_claimable", (self._cluster_no, identifier)) is not None
                 for identifier in self._kinds.numbers
             )
+
+    def _has_lost(self) -> bool:
+        """Whether a task is to be given up, if it is time to look."""
+        now = clock.monotonic_ns()
+        if now - self._looked_around_at < _LOOK_AROUND_EVERY_NS:
+            return False
+        self._looked_around_at = now
+        with self._store.read() as connection:
+            return bool(find_lost_tasks(connection, own_runners=self._store.running_here, boot_ns=clock.boot_ns()))
 
     def _execute(self, claimed: ClaimedTask) -> ComputedTask | FailedTask:
         identifier = self._kinds.classes[claimed.identifier_no]
@@ -188,20 +198,32 @@ class TaskRunner:
         return report
 
     def _step(
-        self,
-        done: ClaimedTask | None,
-        report: ComputedTask | FailedTask | None,
-        *,
-        claims: bool,
-        is_plain: bool = False,  # the report is what is left of one that was refused
+        self, done: ClaimedTask | None, report: ComputedTask | FailedTask | None, *, claims: bool
     ) -> ClaimedTask | None:
-        """One transaction: report the task that is done, claim the next one.
+        """One transaction: report the task that is done, claim the next one."""
+        try:
+            return self._report_and_claim(done, report, claims=claims)
+        except StoreError:
+            raise
+        except Exception as error:
+            if done is None or report is None:
+                raise
+            # The report is refused, for a reason that belongs to the task: it fails, and nothing else is reported.
+            display = f"{done.display}\n{error!r}" if isinstance(report, ComputedTask) else report.display
+            plain = FailedTask(UUID(bytes=done.task_id), text_of(display), True, [])
+            return self._report_and_claim(done, plain, claims=claims)
+
+    def _report_and_claim(
+        self, done: ClaimedTask | None, report: ComputedTask | FailedTask | None, *, claims: bool
+    ) -> ClaimedTask | None:
+        """The transaction of `_step`.
 
         Nothing of it is remembered before the commit: numbers of rows that were rolled back are given out again.
         """
         after = _position_after(done, report)
         now = clock.monotonic_ns()
         looks_around = claims and now - self._looked_around_at >= _LOOK_AROUND_EVERY_NS
+        is_seen = now - self._seen_at >= _SEEN_EVERY_NS
         # What others submit may wait until the runner looks around, but not what its own task has just submitted.
         looks_for_kinds = looks_around or done is None or _has_submitted(report) or self._has_new_classes()
 
@@ -220,19 +242,11 @@ class TaskRunner:
                     claimed = self._claim(connection, kinds, after)
                 if claimed is not None:
                     job = self._jobs.get(claimed.job_no) or job_of_task(connection, claimed.job_no)
-                if looks_around:
-                    run(connection, "runner_seen", (clock.wall_ns(), self._runner_no))
+            if is_seen:
+                run(connection, "runner_seen", (clock.wall_ns(), self._runner_no))
             return _Step(is_accepted, kinds, claimed, job)
 
-        try:
-            step_done = self._store.transact(step)
-        except Exception as error:
-            if isinstance(error, StoreError) or done is None or report is None or is_plain:
-                raise
-            # The report is refused, for a reason that belongs to the task: it fails, and nothing else is reported.
-            display = f"{done.display}\n{error!r}" if isinstance(report, ComputedTask) else report.display
-            plain = FailedTask(UUID(bytes=done.task_id), text_of(display), True, [])
-            return self._step(done, plain, claims=claims, is_plain=True)
+        step_done = self._store.transact(step)
         claimed = self._active = step_done.claimed
         self._kinds = step_done.kinds
         if claimed is not None and step_done.job is not None and claimed.job_no not in self._jobs:
@@ -241,6 +255,8 @@ class TaskRunner:
             self._jobs[claimed.job_no] = step_done.job
         if looks_around or (claims and claimed is None):
             self._looked_around_at = now
+        if is_seen:
+            self._seen_at = now
         if not step_done.is_accepted and done is not None:
             _log.warning("The lease of task %s was lost; its result is discarded.", done.display)
         return claimed
@@ -330,13 +346,13 @@ class TaskRunner:
 
     @contextmanager
     def _lease_kept(self) -> Iterator[None]:
-        """A thread extends the lease of the running task inside the block."""
+        """A thread extends the lease of the running task inside the block, and tells that the runner is there."""
         done = threading.Event()
 
         def keep() -> None:
             while not done.wait(_EXTEND_EVERY_S):
                 active = self._active
-                if active is not None:
+                if active is not None or clock.monotonic_ns() - self._seen_at >= _IDLE_SEEN_EVERY_NS:
                     with contextlib.suppress(StoreError):  # tried again long before the lease runs out
                         self._extend(active)
 
@@ -348,13 +364,17 @@ class TaskRunner:
             done.set()
             thread.join()
 
-    def _extend(self, active: ClaimedTask) -> None:
+    def _extend(self, active: ClaimedTask | None) -> None:
+        now = clock.monotonic_ns()
+
         def extend(connection: apsw.Connection) -> None:
-            expires = clock.boot_ns() + LEASE_S * 1_000_000_000
-            extend_leases(connection, [(active.task_no, active.attempt)], expires)
+            if active is not None:
+                expires = clock.boot_ns() + LEASE_S * 1_000_000_000
+                extend_leases(connection, [(active.task_no, active.attempt)], expires)
             run(connection, "runner_seen", (clock.wall_ns(), self._runner_no))
 
         self._store.transact(extend)
+        self._seen_at = now
 
     def _hint_unrunnable(self) -> None:
         """Say so, once each, if tasks wait that this runner has no class for."""
