@@ -1,5 +1,6 @@
 """Runners that die, hang, are told to stop, or share the work: leases, processes and signals."""
 
+import asyncio
 import contextlib
 import os
 import selectors
@@ -216,20 +217,63 @@ def test_runners_of_one_process_trust_each_other(script, frozen):
     assert (script.ran, job.state) == (["root"], JobState.COMPLETED)
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
-def test_interrupt_in_task(script, error):
-    """sys.exit() and Ctrl-C inside of a task leave run_all; the task is queued again, without a retry or a crash."""
+@pytest.fixture
+def exiting(script):
+    """Gives the behaviour of a task that raises while a span is open that nobody ends."""
+    tracer = script.client.tracer_provider.get_tracer("test")
 
-    def root(context):
-        raise error
+    def exiting(error):
+        def behave(context):
+            tracer.start_span("left open")
+            raise error
 
-    job = script.submit(root=root)
-    with pytest.raises(type(error)):
+        return behave
+
+    return exiting
+
+
+def test_ctrl_c_in_task(script, exiting):
+    """Ctrl-C inside of a task leaves run_all; the task is queued again, without a retry or a crash."""
+    job = script.submit(root=exiting(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
         script.run()
     assert tasks_of(script.client, "state, attempts, retries, crashes") == [("QUEUED", 1, 0, 0)]
+    assert [(span.name, span.status_code, span.status_message) for span in script.jobs.query_spans(job)[1:]] == [
+        ("task/Do", "STATUS_CODE_ERROR", "interrupted: KeyboardInterrupt()"),
+        ("left open", "STATUS_CODE_ERROR", "interrupted: The runner was told to stop."),
+    ]
     script.behaviour.clear()
     script.run()
     assert script.jobs.find(job).state is JobState.COMPLETED
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError()], ids=lambda error: type(error).__name__)
+def test_exit_in_task(script, exiting, error):
+    """sys.exit() inside of a task leaves run_all and counts as a crash; its open spans end with an error."""
+    job = script.submit(root=exiting(error))
+    with pytest.raises(type(error)):
+        script.run()
+    assert tasks_of(script.client, "state, attempts, retries, crashes") == [("QUEUED", 1, 0, 1)]
+    assert [(span.name, span.status_code, span.status_message) for span in script.jobs.query_spans(job)[1:]] == [
+        ("task/Do", "STATUS_CODE_ERROR", f"interrupted: {error!r}"),
+        ("left open", "STATUS_CODE_ERROR", f"interrupted: The task ended its runner: {error!r}."),
+    ]
+    script.behaviour.clear()
+    script.run()
+    assert script.jobs.find(job).state is JobState.COMPLETED
+
+
+def test_exit_in_task_again_and_again(script, exiting):
+    """A runner that is restarted each time meets a task that exits eleven times; then the task fails, and says why."""
+    job = script.submit(root=exiting(SystemExit(3)))
+    for _ in range(11):
+        with pytest.raises(SystemExit):
+            script.run()
+    script.run()
+    assert script.jobs.find(job).state is JobState.FAILED
+    assert tasks_of(script.client, "state, display, attempts, retries, crashes") == [
+        ("FAILED", "Do\nThe task ended its runner: SystemExit(3).", 11, 0, 10)
+    ]
 
 
 def test_stopped_runner_left_a_task(script, engine):
@@ -661,6 +705,17 @@ def test_signal_while_task_ends_in_time(shared, start):
         ("task/Wait", "STATUS_CODE_UNSET"),
         ("user's span", "STATUS_CODE_UNSET"),
     ]
+
+
+def test_exit_after_signal(shared, start):
+    """A task that exits after its runner was told to stop is given back: that is no crash."""
+    shared.jobs().submit("told", Wait("a"))
+    runner = start("run_forever")
+    assert runner.hear() == "waiting"
+    runner.send(signal.SIGTERM)
+    runner.tell("exit")
+    assert runner.end() == 3
+    assert tasks_of(shared, "state, attempts, retries, crashes") == [("QUEUED", 1, 0, 0)]
 
 
 @pytest.fixture

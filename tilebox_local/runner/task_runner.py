@@ -25,6 +25,7 @@ from tilebox_local.engine.tasks import (
     extend_leases,
     fail_task,
     job_of_task,
+    lose_task,
     runnable_identifiers,
 )
 from tilebox_local.errors import StoreError
@@ -37,7 +38,7 @@ from tilebox_local.storage.watch import ChangeWatch
 from tilebox_local.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import apsw
 
@@ -140,7 +141,7 @@ class TaskRunner:
             claimed = self._step(None, None, claims=not shutdown.is_stopping)
             while True:
                 if claimed is not None:
-                    report = self._execute(claimed)
+                    report = self._execute(claimed, shutdown)
                     claimed = self._step(claimed, report, claims=not shutdown.is_stopping)
                     continue
                 if not forever or shutdown.is_stopping:
@@ -181,7 +182,7 @@ class TaskRunner:
         with self._store.read() as connection:
             return bool(find_lost_tasks(connection, own_runners=self._store.running_here, boot_ns=clock.boot_ns()))
 
-    def _execute(self, claimed: ClaimedTask) -> ComputedTask | FailedTask:
+    def _execute(self, claimed: ClaimedTask, shutdown: GracefulShutdown) -> ComputedTask | FailedTask:
         identifier = self._kinds.classes[claimed.identifier_no]
         task_class = self._runner.tasks_by_identifier[identifier]
         job = self._jobs[claimed.job_no]
@@ -189,9 +190,12 @@ class TaskRunner:
         self._active = claimed
         try:
             report = self._executor.execute(task, task_class, task_no=claimed.task_no, trace_no=job.trace_no)
-        except BaseException:
-            # An interrupt or sys.exit() in a task: it did not finish, and this runner is on its way out.
-            self._give_back()
+        except BaseException as error:
+            if shutdown.is_stopping or isinstance(error, KeyboardInterrupt):
+                self._give_back()  # it is the runner that was told to end
+            else:
+                # sys.exit(), say. Who restarts the runner would meet it again and again, so it counts as a crash.
+                self._give_up(f"The task ended its runner: {error!r}.")
             raise
         if isinstance(report, FailedTask):
             _log.error("Task %s failed!", task_class.__name__, display=report.display)
@@ -296,15 +300,11 @@ class TaskRunner:
         )
 
     def _give_back(self) -> None:
-        """Queue the running task again; it does not count as a retry."""
-        active, self._active = self._active, None
-        if active is None:
-            return
+        """Queue the running task again; it counts neither as a retry nor as a crash."""
         error = RunnerShutdown("Task was interrupted")
 
-        def give_back(connection: apsw.Connection) -> None:
-            now_ns = clock.wall_ns()
-            is_ours = fail_task(
+        def give_back(connection: apsw.Connection, active: ClaimedTask, now_ns: int) -> bool:
+            return fail_task(
                 connection,
                 task_no=active.task_no,
                 attempt=active.attempt,
@@ -313,10 +313,34 @@ class TaskRunner:
                 progress=(),
                 now_ns=now_ns,
             )
-            if is_ours:  # else the open spans are those of whoever has the task now
-                end_open_spans(connection, task_no=active.task_no, end_ns=now_ns, reason="The runner was told to stop.")
 
-        self._store.transact(give_back)
+        self._abandon(give_back, "The runner was told to stop.")
+
+    def _give_up(self, reason: str) -> None:
+        """Queue the running task again, or fail it for good, as if its runner had died."""
+
+        def give_up(connection: apsw.Connection, active: ClaimedTask, now_ns: int) -> bool:
+            return lose_task(connection, task_no=active.task_no, attempt=active.attempt, reason=reason, now_ns=now_ns)
+
+        self._abandon(give_up, reason)
+
+    def _abandon(self, report: Callable[[apsw.Connection, ClaimedTask, int], bool], reason: str) -> None:
+        """Report on the running task, if there is one, in the middle of its execution, and end its open spans."""
+        active, self._active = self._active, None
+        if active is None:
+            return
+        writer = self._store.writer
+
+        def abandon(connection: apsw.Connection) -> None:
+            now_ns = max(clock.wall_ns(), active.started_ns)
+            if not report(connection, active, now_ns):
+                return  # the open spans are those of whoever has the task now
+            for span in list(writer.open_spans):
+                if span.task_no == active.task_no:
+                    writer.write_open(connection, span)
+            end_open_spans(connection, task_no=active.task_no, end_ns=now_ns, reason=reason)
+
+        self._store.transact(abandon)
 
     # -- around the loop ------------------------------------------------------------------------------------------
 
