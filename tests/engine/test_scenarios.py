@@ -477,7 +477,7 @@ def test_sibling_that_runs_when_branch_fails(script):
 
 
 def test_no_retry_in_failed_branch(script):
-    """A task that fails after its branch has failed is not retried."""
+    """A task that fails with a retry left after its branch has failed is skipped, not retried; its error is shown."""
     job = script.play(
         root=subtasks("branch", optional=True),
         branch=subtasks("slow", "bad", max_retries=1),
@@ -485,7 +485,47 @@ def test_no_retry_in_failed_branch(script):
         bad=fail,
     )
     assert script.ran == ["root", "branch", "slow", "bad", "bad"]
-    assert outcome(job) == (JobState.COMPLETED, {COMPUTED: 2, FAILED_OPTIONAL: 2})
+    assert script.column("state || ' ' || retries") == {
+        "root": "COMPUTED 0",
+        "branch": "COMPUTED 0",
+        "slow": "SKIPPED 0",
+        "bad": "FAILED_OPTIONAL 1",
+    }
+    assert script.displays()["slow"] == "Do\nValueError('no data')"
+    assert outcome(job) == (JobState.COMPLETED, {COMPUTED: 2, FAILED_OPTIONAL: 1, SKIPPED: 1})
+
+
+GOING_BACK = {
+    "released": (lambda engine, claimed: engine.fail(claimed, was_workflow_error=False), 0),
+    "lost": (lambda engine, claimed: engine.lose(claimed), 1),
+}
+
+
+@pytest.mark.parametrize(("go_back", "crashes"), GOING_BACK.values(), ids=GOING_BACK.keys())
+@pytest.mark.parametrize("optional", [False, True])
+def test_going_back_into_failed_branch(script, engine, go_back, crashes, optional):
+    """A task that goes back to the queue after its branch has failed is skipped, and what waits for the branch runs."""
+
+    def root(context):
+        branch = context.submit_subtask(Do("branch"), optional=True)
+        context.submit_subtask(Do("after"), depends_on=branch)
+
+    def branch(context):
+        context.submit_subtask(Do("slow"), cluster="gpu", optional=optional)
+        context.submit_subtask(Do("bad"))
+
+    script.client.clusters().create("GPU", slug="gpu")
+    job = script.submit(
+        root=root, branch=branch, bad=lambda context: (claimed.append(engine.claim(cluster_no=2)), fail(context))
+    )
+    claimed = []
+    script.run()
+    assert script.states()["slow"] == "RUNNING"
+    assert "after" not in script.ran
+    assert go_back(engine, *claimed)
+    assert script.column("state || ' ' || crashes")["slow"] == f"SKIPPED {crashes}"
+    script.run()
+    assert outcome(script.jobs.find(job)) == (JobState.COMPLETED, {COMPUTED: 3, FAILED_OPTIONAL: 1, SKIPPED: 1})
 
 
 def test_retry_leaves_optional_failures(script):

@@ -189,16 +189,18 @@ class EngineMachine(RuleBasedStateMachine):
             self._claim(ANY_RUNNER)
         self._fail(tasks[pick % len(tasks)], {}, runner)
 
-    @rule(pick=PICK, runner=RUNNERS, subtasks=SUBTASKS, is_failure=st.booleans())
+    @rule(pick=PICK, runner=RUNNERS, subtasks=SUBTASKS, end=st.sampled_from(("compute", "fail", "release", "crash")))
     @precondition(lambda self: self._running_in_failed_branches())
-    def end_in_failed_branch(self, pick, runner, subtasks, is_failure):
+    def end_in_failed_branch(self, pick, runner, subtasks, end):
         """A task ends that was running when another one of its optional branch failed."""
         tasks = self._running_in_failed_branches()
         task = tasks[pick % len(tasks)]
-        if is_failure:
-            self._fail(task, {}, runner)
-        else:
+        if end == "compute":
             self._compute(task, subtasks, {}, runner)
+        elif end == "crash":
+            self._lose(task)
+        else:
+            self._fail(task, {}, runner, is_workflow_error=end == "fail")
 
     @rule(pick=PICK)
     @precondition(lambda self: self.model.in_state(RUNNING))
@@ -268,7 +270,7 @@ class EngineMachine(RuleBasedStateMachine):
         return found[pick % len(found)]
 
     def _running_in_failed_branches(self):
-        return [task for task in self.model.in_state(RUNNING) if task.branch() and task.branch().branch_failed]
+        return [task for task in self.model.in_state(RUNNING) if task.is_in_failed_branch()]
 
     def _compute(self, task, subtasks, progress, runner):
         now_ns = self._tick()

@@ -230,7 +230,8 @@ def fail_task(
 ) -> bool:
     """RUNNING -> QUEUED while retries are left, else FAILED or FAILED_OPTIONAL. Returns False if not current.
 
-    An error that is not the workflow's (the runner was shut down, say) does not use up a retry.
+    A task whose optional branch has failed meanwhile becomes SKIPPED instead of QUEUED. An error that is not the
+    workflow's (the runner was shut down, say) does not use up a retry.
     """
     task = _running(connection, task_no, attempt)
     if task is None:
@@ -238,9 +239,7 @@ def fail_task(
     _replace_progress(connection, task, progress)
     if not was_workflow_error:
         _requeue(connection, task, display, now_ns)
-    elif task.retry_count - task.retry_budget_start < task.max_retries and not _is_branch_failed(
-        connection, task.branch_no
-    ):
+    elif task.retry_count - task.retry_budget_start < task.max_retries:
         _requeue(connection, task, display, now_ns, retries=1)
     else:
         _fail_for_good(connection, task, display, now_ns)
@@ -258,7 +257,8 @@ def lose_task(
 ) -> bool:
     """The runner is gone: RUNNING -> QUEUED, at most 10 times, then as if the task had failed for good.
 
-    The attempt ends at `last_seen_ns` (default: now), since nobody knows what the runner did after it.
+    A task whose optional branch has failed meanwhile becomes SKIPPED instead of QUEUED. The attempt ends at
+    `last_seen_ns` (default: now), since nobody knows what the runner did after it.
     """
     task = _running(connection, task_no, attempt)
     if task is None:
@@ -319,6 +319,11 @@ def _requeue(
     crashes: int = 0,
     stopped_ns: int | None = None,
 ) -> None:
+    if _is_branch_failed(connection, task.branch_no):
+        # Back in the queue it is among what is still queued in a failed branch. It is not retried; a crash counts.
+        _end_attempt(connection, task, TaskState.SKIPPED, display, now_ns, crashes=crashes, stopped_ns=stopped_ns)
+        _settle(connection, task.parent_no, task.group_no, now_ns)
+        return
     ready = not _is_canceled(connection, task.job_no)
     _end_attempt(
         connection,
