@@ -168,7 +168,7 @@ class Model:
         self._insert(task.job, task, groups)
 
     def fail(self, task, was_workflow_error, progress, now_ns):
-        task.progress = progress
+        task.progress = task.progress if progress is None else progress
         if not was_workflow_error:
             self._requeue(task, now_ns)
         elif task.retries_left:

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 import runner_process
 from runner_process import Fan, Quick, Step, Wait
-from scripted import Do, Script, subtasks
+from scripted import Do, Script, fail, subtasks
 
 from tilebox_local import Client, clock, ids
 from tilebox_local.catalog import run
-from tilebox_local.data import JobState
+from tilebox_local.data import JobState, ProgressIndicator
 from tilebox_local.engine import jobs as engine_jobs
 from tilebox_local.engine.runners import is_dead, process_identity, register_runner
 from tilebox_local.errors import StoreError
@@ -245,6 +245,29 @@ def test_ctrl_c_in_task(script, exiting):
     script.behaviour.clear()
     script.run()
     assert script.jobs.find(job).state is JobState.COMPLETED
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)], ids=lambda error: type(error).__name__)
+def test_interrupt_keeps_progress(script, error):
+    """An interrupted execution reports no progress: that of the one before stays until the next report."""
+
+    def behave(number, then):
+        def root(context):
+            context.progress().add(number)
+            then(context)
+
+        return root
+
+    def interrupt(context):
+        raise error
+
+    attempts = iter([behave(7, fail), behave(1, interrupt), behave(8, lambda context: None)])
+    job = script.submit(root=lambda context: next(attempts)(context), max_retries=1)
+    with pytest.raises(type(error)):
+        script.run()
+    assert script.jobs.find(job).progress == [ProgressIndicator(None, 7, 0)]
+    script.run()
+    assert script.jobs.find(job).progress == [ProgressIndicator(None, 8, 0)]
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError()], ids=lambda error: type(error).__name__)

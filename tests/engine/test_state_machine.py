@@ -96,7 +96,9 @@ def to_submissions(groups):
 
 
 def to_indicators(progress):
-    """The model's progress as a runner reports it."""
+    """The model's progress as a runner reports it; None for no report."""
+    if progress is None:
+        return None
     return [ProgressIndicator(label or None, total, done) for label, (total, done) in progress.items()]
 
 
@@ -179,6 +181,12 @@ class EngineMachine(RuleBasedStateMachine):
     def fail(self, pick, runner, progress, is_workflow_error):
         """A running task fails, for its own fault or not, and its runner claims the next."""
         self._fail(self._running(pick), progress, runner, is_workflow_error)
+
+    @rule(pick=PICK)
+    @precondition(lambda self: self.model.in_state(RUNNING))
+    def give_back(self, pick):
+        """A runner is told to stop: it gives its task back, reports no progress, and claims nothing."""
+        self._fail(self._running(pick), None, None, is_workflow_error=False)
 
     @rule(pick=PICK, runner=RUNNERS)
     @precondition(lambda self: any(task.branch() for task in self.model.in_state(RUNNING)))
@@ -303,6 +311,9 @@ class EngineMachine(RuleBasedStateMachine):
             now_ns=now_ns,
         )
         self.model.fail(task, is_workflow_error, progress, now_ns)
+        if runner is None:
+            assert self.store.transact(report)
+            return None
         return self._claim(runner, report=report, job=task.job, below=task.parent)
 
     def _claim(self, runner, report=None, job=None, below=None):

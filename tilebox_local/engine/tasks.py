@@ -225,18 +225,20 @@ def fail_task(
     attempt: int,
     display: str | None,
     was_workflow_error: bool,
-    progress: Sequence[ProgressIndicator],
+    progress: Sequence[ProgressIndicator] | None,
     now_ns: int,
 ) -> bool:
     """RUNNING -> QUEUED while retries are left, else FAILED or FAILED_OPTIONAL. Returns False if not current.
 
     A task whose optional branch has failed meanwhile becomes SKIPPED instead of QUEUED. An error that is not the
-    workflow's (the runner was shut down, say) does not use up a retry.
+    workflow's (the runner was shut down, say) does not use up a retry. `progress` None reports none: that of an earlier
+    attempt stays.
     """
     task = _running(connection, task_no, attempt)
     if task is None:
         return False
-    _replace_progress(connection, task, progress)
+    if progress is not None:
+        _replace_progress(connection, task, progress)
     if not was_workflow_error:
         _requeue(connection, task, display, now_ns)
     elif task.retry_count - task.retry_budget_start < task.max_retries:

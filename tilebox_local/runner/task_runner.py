@@ -310,7 +310,7 @@ class TaskRunner:
                 attempt=active.attempt,
                 display=f"{active.display}\n{error!r}",
                 was_workflow_error=False,
-                progress=(),
+                progress=None,
                 now_ns=now_ns,
             )
 
