@@ -329,6 +329,23 @@ def test_retry_counts_failed_tasks(script):
     assert script.jobs.retry(job) == 2
 
 
+def test_subtasks_after_failure(script):
+    """Tasks that run when their job fails may finish, submit or fail; what they submit is not handed out."""
+    job = script.submit(
+        "slow",
+        "slow too",
+        "bad",
+        slow=lambda context: (script.run(), context.submit_subtask(Do("late"))),
+        **{"slow too": lambda context: (script.run(), fail(context))},
+        bad=fail,
+    )
+    script.run()
+    script.run()
+    assert script.ran == ["slow", "slow too", "bad"]
+    assert script.states() == {"slow": "COMPUTED", "slow too": "FAILED", "bad": "FAILED", "late": "QUEUED"}
+    assert script.jobs.retry(job) == 2
+
+
 @pytest.mark.parametrize("is_canceled", [True, False])
 def test_retry_of_job_that_never_started(script, is_canceled):
     """A job that never ran is SUBMITTED after a retry, which requeues nothing."""

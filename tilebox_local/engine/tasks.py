@@ -345,8 +345,9 @@ def _fail_for_good(
 ) -> None:
     if not task.optional and task.branch_no is None:
         _end_attempt(connection, task, TaskState.FAILED, display, now_ns, stopped_ns=stopped_ns)
-        run(connection, "cancel_job", (task.job_no,))
-        run(connection, "withhold_queued", (task.job_no,))
+        # What joins the queue of a job that is canceled already does so withheld.
+        if value(connection, "cancel_job", (task.job_no,)) is not None:
+            run(connection, "withhold_queued", (task.job_no,))
         return
     _end_attempt(connection, task, TaskState.FAILED_OPTIONAL, display, now_ns, stopped_ns=stopped_ns)
     skipped: list[tuple[int]] = []
