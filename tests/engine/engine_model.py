@@ -132,8 +132,7 @@ class Model:
             group.depends_on = [new[other] for other in sorted(depends_on)]
             for spec in specs:
                 task = ModelTask(len(self.tasks) + 1, job, parent, group, spec, retries_left=spec.max_retries)
-                branch = task.branch()
-                if branch is not None and branch.branch_failed:
+                if parent is not None and parent.is_in_failed_branch():
                     task.state = SKIPPED
                 for owner in (self, job, group):
                     owner.tasks.append(task)

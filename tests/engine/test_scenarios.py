@@ -493,6 +493,52 @@ def test_sibling_that_runs_when_branch_fails(script):
     assert job.state is JobState.COMPLETED
 
 
+def test_optional_sibling_that_runs_when_branch_fails(script):
+    """An optional task that runs while the branch around it fails may finish; its subtasks are skipped."""
+
+    def branch(context):
+        context.submit_subtask(Do("slow"), optional=True)
+        context.submit_subtask(Do("bad"))
+
+    job = script.play(
+        root=subtasks("branch", optional=True),
+        branch=branch,
+        slow=lambda context: (script.run(), context.submit_subtask(Do("too late"))),
+        bad=fail,
+    )
+    assert script.ran == ["root", "branch", "slow", "bad"]
+    assert script.states() == {
+        "root": "COMPUTED",
+        "branch": "COMPUTED",
+        "slow": "COMPUTED",
+        "bad": "FAILED_OPTIONAL",
+        "too late": "SKIPPED",
+    }
+    assert job.state is JobState.COMPLETED
+
+
+def test_branch_in_failed_branch_goes_on(script):
+    """What an optional task has submitted before the branch around it fails is a branch of its own, and goes on."""
+    script.client.clusters().create("GPU", slug="gpu")
+
+    def branch(context):
+        inner = context.submit_subtask(Do("inner"), optional=True)
+        context.submit_subtask(Do("bad"))
+        context.submit_subtask(Do("after"), depends_on=inner)
+
+    job = script.play(
+        root=subtasks("branch", optional=True),
+        branch=branch,
+        inner=subtasks("child", cluster="gpu"),
+        child=subtasks("grandchild"),
+        bad=fail,
+    )
+    assert script.states()["after"] == "SKIPPED"
+    script.run("gpu")
+    assert script.ran == ["root", "branch", "inner", "bad", "child", "grandchild"]
+    assert outcome(script.jobs.find(job)) == (JobState.COMPLETED, {COMPUTED: 5, FAILED_OPTIONAL: 1, SKIPPED: 1})
+
+
 def test_no_retry_in_failed_branch(script):
     """A task that fails with a retry left after its branch has failed is skipped, not retried; its error is shown."""
     job = script.play(

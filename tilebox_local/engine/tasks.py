@@ -207,7 +207,10 @@ def complete_task(
             connection,
             submissions,
             job_no=task.job_no,
-            parent=Parent(task.task_no, branch_no, _is_branch_failed(connection, branch_no)),
+            # A task that runs while its branch fails may finish, but whatever it submits is skipped (contract 3.3),
+            # also if it is optional itself: had it still been queued, it would not have run at all. What such a task
+            # had submitted before the failure is a branch of its own, and goes on.
+            parent=Parent(task.task_no, branch_no, _is_branch_failed(connection, task.branch_no)),
             is_canceled=_is_canceled(connection, task.job_no),
             now_ns=now_ns,
         )
