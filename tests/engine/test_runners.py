@@ -339,6 +339,49 @@ def test_time_between_death_and_discovery(script, engine, frozen):
     assert stats.last_task_stopped_at == job.submitted_at + timedelta(seconds=5)
 
 
+SIGNS = {
+    "nothing": ([], 0),
+    "span that ended": ([("span", 1, 2)], 3),
+    "span that began": ([("span", 1, 2), ("span", 4, None)], 4),
+    "log": ([("span", 1, 2), ("log", 5, None)], 5),
+    "time to come": ([("log", 99, None)], 10),
+    "of an earlier attempt": ([("span", -2, 1), ("log", -1, None)], 0),
+}
+SPAN = (
+    "INSERT INTO span_records (trace_no, start_ns, duration_ns, task_no, span_id, name, resource_no)"
+    " SELECT trace_no, ?, ?, ?, 7, 'work', 1 FROM trace_records WHERE job_no = 1"
+)
+LOG = (
+    "INSERT INTO log_records"
+    " (trace_no, time_ns, task_no, log_no, severity_number, severity_text, body, resource_no, scope_no)"
+    " SELECT trace_no, ?, ?, 7, 9, 'INFO', 'work', 1, 1 FROM trace_records WHERE job_no = 1"
+)
+
+
+@pytest.mark.parametrize(("signs", "end_s"), SIGNS.values(), ids=SIGNS.keys())
+def test_last_sign_of_a_lost_attempt(script, engine, frozen, signs, end_s):
+    """A lost attempt ended with the newest of heartbeat, spans and logs of its task, but not in the future."""
+    script.submit("lost", "other")
+    claimed = engine.claim(runner_no=register(engine))
+
+    def store(connection):
+        for kind, seconds, duration_s in signs:
+            time_ns = frozen.wall_ns + seconds * 10**9
+            duration_ns = None if duration_s is None else duration_s * 10**9
+            if kind == "span":
+                connection.execute(SPAN, (time_ns, duration_ns, claimed.task_no)).fetchall()
+            else:
+                connection.execute(LOG, (time_ns, claimed.task_no)).fetchall()
+        connection.execute(LOG, (frozen.wall_ns + 9 * 10**9, claimed.task_no + 1)).fetchall()
+
+    engine.store.transact(store)
+    stop_runner(engine)
+    frozen.advance(10)
+    assert engine.look_for_lost() == 1
+    stats = script.jobs.query()[0].execution_stats
+    assert stats.compute_time == timedelta(seconds=end_s)
+
+
 def test_threads_share_a_job(script):
     """Runners on four threads of one process run each task of a job once."""
     job = script.submit(root=subtasks(*(f"branch {i}" for i in range(10))))
@@ -519,18 +562,19 @@ def test_idle_runner_takes_over(shared, start):
     assert idle.hear() == "waiting"
 
 
-def test_span_of_killed_runner_ends_when_it_was_last_seen(shared, start):
-    """An interrupted span does not end in the future, nor before it began."""
+def test_span_of_killed_runner_ends_with_its_last_sign(shared, start):
+    """Interrupted spans end with the newest of what the runner's heartbeat and the task's spans tell."""
     job = shared.jobs().submit("killed", Wait("a"))
     killed = start()
     assert killed.hear() == "waiting"
     wait_until(shared, has_open_spans(shared, job, 2))
     killed.send(signal.SIGKILL)
     killed.end()
-    shared.runner(tasks=runner_process.TASKS).run_all()
     ((seen_ns,),) = runners_of(shared, "(SELECT last_seen_ns FROM runner_records WHERE runner_no = 1)")[:1]
-    for span in shared.jobs().query_spans(job)[1:3]:
-        assert span.end_time == max(span.start_time, clock.ns_to_datetime(seen_ns))
+    shared.runner(tasks=runner_process.TASKS).run_all()
+    task, user = shared.jobs().query_spans(job)[1:3]
+    last_sign = max(clock.ns_to_datetime(seen_ns), user.start_time)
+    assert (task.end_time, user.end_time) == (last_sign, last_sign)
 
 
 def test_hanging_runner(shared, start, monkeypatch):

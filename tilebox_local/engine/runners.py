@@ -150,12 +150,14 @@ def lose_tasks_of_dead_runners(
 ) -> int:
     """Queue the tasks again that `find_lost_tasks` finds; return how many.
 
-    Their open spans end with an error when the runner was last seen.
+    The attempts, and their open spans with an error, end with the last sign of life: a heartbeat of the runner, or the
+    newest time among the spans and logs of the attempt.
     """
     lost = find_lost_tasks(connection, own_runners=own_runners, boot_ns=boot_ns)
     for task_no, attempt, runner_no, reason in lost:
-        # What it did after it was last seen, nobody knows.
-        last_seen_ns = value(connection, "runner_last_seen", (runner_no,)) or now_ns
+        # What it did after its last sign of life, nobody knows. Code may give spans and logs a time to come.
+        sign_ns = value(connection, "last_sign_of_attempt", {"task_no": task_no, "runner_no": runner_no})
+        last_seen_ns = now_ns if sign_ns is None else min(sign_ns, now_ns)
         end_open_spans(connection, task_no=task_no, end_ns=last_seen_ns, reason=reason)
         lose_task(connection, task_no=task_no, attempt=attempt, reason=reason, now_ns=now_ns, last_seen_ns=last_seen_ns)
     return len(lost)
