@@ -160,7 +160,8 @@ CREATE INDEX group_dependency_records_by_group ON group_dependency_records (grou
 
 -- One unit of work. States and their changes:
 --   1 QUEUED           -> 2 (claimed), 5 (its optional branch failed)
---   2 RUNNING          -> 3 (computed), 4 or 6 (failed for good), 1 (retried, released, or its runner died)
+--   2 RUNNING          -> 3 (computed), 4 or 6 (failed for good), 1 (retried, released, or its runner died),
+--                         5 (instead of 1, if its optional branch has failed meanwhile)
 --   3 COMPUTED         its own code finished; its subtree may still run
 --   4 FAILED           -> 1 (the job is retried)
 --   5 SKIPPED          will not run

@@ -59,6 +59,10 @@ class ModelTask:
             ancestor = ancestor.parent
         return ancestor
 
+    def is_in_failed_branch(self):
+        branch = self.branch()
+        return branch is not None and branch.branch_failed
+
     def is_settled(self):
         """Completed, in the contract's words: done, with its whole subtree."""
         return self.state in DONE and all(child.is_settled() for child in self.children)
@@ -128,8 +132,7 @@ class Model:
             group.depends_on = [new[other] for other in sorted(depends_on)]
             for spec in specs:
                 task = ModelTask(len(self.tasks) + 1, job, parent, group, spec, retries_left=spec.max_retries)
-                branch = task.branch()
-                if branch is not None and branch.branch_failed:
+                if parent is not None and parent.is_in_failed_branch():
                     task.state = SKIPPED
                 for owner in (self, job, group):
                     owner.tasks.append(task)
@@ -164,22 +167,27 @@ class Model:
         self._insert(task.job, task, groups)
 
     def fail(self, task, was_workflow_error, progress, now_ns):
-        task.progress = progress
-        branch = task.branch()
+        task.progress = task.progress if progress is None else progress
         if not was_workflow_error:
-            self._end(task, QUEUED, now_ns)
-        elif task.retries_left and not (branch is not None and branch.branch_failed):
-            self._end(task, QUEUED, now_ns)
-            task.retries, task.retries_left = task.retries + 1, task.retries_left - 1
+            self._requeue(task, now_ns)
+        elif task.retries_left:
+            if self._requeue(task, now_ns):
+                task.retries, task.retries_left = task.retries + 1, task.retries_left - 1
         else:
             self._fail_for_good(task, now_ns)
 
     def lose(self, task, now_ns):
         if task.crashes < self.max_crashes:
-            self._end(task, QUEUED, now_ns)
+            self._requeue(task, now_ns)
             task.crashes += 1
         else:
             self._fail_for_good(task, now_ns)
+
+    def _requeue(self, task, now_ns):
+        """Whether it is queued: in a failed branch nothing is."""
+        is_queued = not task.is_in_failed_branch()
+        self._end(task, QUEUED if is_queued else SKIPPED, now_ns)
+        return is_queued
 
     def _fail_for_good(self, task, now_ns):
         branch = task.branch()

@@ -73,7 +73,7 @@ TASKS = [Quick, Fan, Step, Wait]
 
 if is_runner_process:
     if sys.argv[3:] == ["unpolled"]:
-        task_runner._LOOK_FOR_LOST_EVERY_NS = 10**18
+        task_runner._LOOK_AROUND_EVERY_NS = 10**18
         watch._BACKSTOP_S = 3600.0
     with Client(sys.argv[1], name="runner process") as client:
         runner = client.runner(tasks=TASKS)

@@ -327,6 +327,20 @@ def test_report_costs_the_same(action):
     assert many[1] == 0
 
 
+def second_failure(bench):
+    """Two tasks run; one fails, and cancels its job; the steps of the other one's failure."""
+    first, second = bench.claim(), bench.claim()
+    bench.fail(first)
+    return bench.steps(partial(bench.fail, second))[0]
+
+
+def test_further_failure_costs_the_same():
+    """The failure of a task whose job has failed already does not go through the job's queued tasks again."""
+    few, many = cost(many_roots, 10, second_failure), cost(many_roots, 20_000, second_failure)
+    assert few == many
+    assert many[1] == 0
+
+
 def test_submission_scans_nothing(store):
     """Submitting a job does not look at the tasks of others (foreign keys are only checked upwards)."""
 

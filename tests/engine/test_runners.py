@@ -1,11 +1,13 @@
 """Runners that die, hang, are told to stop, or share the work: leases, processes and signals."""
 
+import asyncio
 import contextlib
 import os
 import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,15 +17,18 @@ from pathlib import Path
 import pytest
 import runner_process
 from runner_process import Fan, Quick, Step, Wait
-from scripted import Script, subtasks
+from scripted import Do, Script, fail, subtasks
 
-from tilebox_local import Client, clock
+from tilebox_local import Client, clock, ids
 from tilebox_local.catalog import run
-from tilebox_local.data import JobState
+from tilebox_local.data import JobState, ProgressIndicator
+from tilebox_local.engine import jobs as engine_jobs
 from tilebox_local.engine.runners import is_dead, process_identity, register_runner
+from tilebox_local.errors import StoreError
 from tilebox_local.runner import task_runner
 from tilebox_local.storage import watch
 from tilebox_local.storage.watch import ChangeWatch
+from tilebox_local.task import FutureTask, merge_future_tasks_to_submissions
 
 TIMEOUT_S = 20  # for what takes milliseconds unless something is wrong
 
@@ -212,20 +217,86 @@ def test_runners_of_one_process_trust_each_other(script, frozen):
     assert (script.ran, job.state) == (["root"], JobState.COMPLETED)
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
-def test_interrupt_in_task(script, error):
-    """sys.exit() and Ctrl-C inside of a task leave run_all; the task is queued again, without a retry or a crash."""
+@pytest.fixture
+def exiting(script):
+    """Gives the behaviour of a task that raises while a span is open that nobody ends."""
+    tracer = script.client.tracer_provider.get_tracer("test")
 
-    def root(context):
-        raise error
+    def exiting(error):
+        def behave(context):
+            tracer.start_span("left open")
+            raise error
 
-    job = script.submit(root=root)
-    with pytest.raises(type(error)):
+        return behave
+
+    return exiting
+
+
+def test_ctrl_c_in_task(script, exiting):
+    """Ctrl-C inside of a task leaves run_all; the task is queued again, without a retry or a crash."""
+    job = script.submit(root=exiting(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
         script.run()
     assert tasks_of(script.client, "state, attempts, retries, crashes") == [("QUEUED", 1, 0, 0)]
+    assert [(span.name, span.status_code, span.status_message) for span in script.jobs.query_spans(job)[1:]] == [
+        ("task/Do", "STATUS_CODE_ERROR", "interrupted: KeyboardInterrupt()"),
+        ("left open", "STATUS_CODE_ERROR", "interrupted: The runner was told to stop."),
+    ]
     script.behaviour.clear()
     script.run()
     assert script.jobs.find(job).state is JobState.COMPLETED
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)], ids=lambda error: type(error).__name__)
+def test_interrupt_keeps_progress(script, error):
+    """An interrupted execution reports no progress: that of the one before stays until the next report."""
+
+    def behave(number, then):
+        def root(context):
+            context.progress().add(number)
+            then(context)
+
+        return root
+
+    def interrupt(context):
+        raise error
+
+    attempts = iter([behave(7, fail), behave(1, interrupt), behave(8, lambda context: None)])
+    job = script.submit(root=lambda context: next(attempts)(context), max_retries=1)
+    with pytest.raises(type(error)):
+        script.run()
+    assert script.jobs.find(job).progress == [ProgressIndicator(None, 7, 0)]
+    script.run()
+    assert script.jobs.find(job).progress == [ProgressIndicator(None, 8, 0)]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError()], ids=lambda error: type(error).__name__)
+def test_exit_in_task(script, exiting, error):
+    """sys.exit() inside of a task leaves run_all and counts as a crash; its open spans end with an error."""
+    job = script.submit(root=exiting(error))
+    with pytest.raises(type(error)):
+        script.run()
+    assert tasks_of(script.client, "state, attempts, retries, crashes") == [("QUEUED", 1, 0, 1)]
+    assert [(span.name, span.status_code, span.status_message) for span in script.jobs.query_spans(job)[1:]] == [
+        ("task/Do", "STATUS_CODE_ERROR", f"interrupted: {error!r}"),
+        ("left open", "STATUS_CODE_ERROR", f"interrupted: The task ended its runner: {error!r}."),
+    ]
+    script.behaviour.clear()
+    script.run()
+    assert script.jobs.find(job).state is JobState.COMPLETED
+
+
+def test_exit_in_task_again_and_again(script, exiting):
+    """A runner that is restarted each time meets a task that exits eleven times; then the task fails, and says why."""
+    job = script.submit(root=exiting(SystemExit(3)))
+    for _ in range(11):
+        with pytest.raises(SystemExit):
+            script.run()
+    script.run()
+    assert script.jobs.find(job).state is JobState.FAILED
+    assert tasks_of(script.client, "state, display, attempts, retries, crashes") == [
+        ("FAILED", "Do\nThe task ended its runner: SystemExit(3).", 11, 0, 10)
+    ]
 
 
 def test_stopped_runner_left_a_task(script, engine):
@@ -268,6 +339,49 @@ def test_time_between_death_and_discovery(script, engine, frozen):
     assert stats.last_task_stopped_at == job.submitted_at + timedelta(seconds=5)
 
 
+SIGNS = {
+    "nothing": ([], 0),
+    "span that ended": ([("span", 1, 2)], 3),
+    "span that began": ([("span", 1, 2), ("span", 4, None)], 4),
+    "log": ([("span", 1, 2), ("log", 5, None)], 5),
+    "time to come": ([("log", 99, None)], 10),
+    "of an earlier attempt": ([("span", -2, 1), ("log", -1, None)], 0),
+}
+SPAN = (
+    "INSERT INTO span_records (trace_no, start_ns, duration_ns, task_no, span_id, name, resource_no)"
+    " SELECT trace_no, ?, ?, ?, 7, 'work', 1 FROM trace_records WHERE job_no = 1"
+)
+LOG = (
+    "INSERT INTO log_records"
+    " (trace_no, time_ns, task_no, log_no, severity_number, severity_text, body, resource_no, scope_no)"
+    " SELECT trace_no, ?, ?, 7, 9, 'INFO', 'work', 1, 1 FROM trace_records WHERE job_no = 1"
+)
+
+
+@pytest.mark.parametrize(("signs", "end_s"), SIGNS.values(), ids=SIGNS.keys())
+def test_last_sign_of_a_lost_attempt(script, engine, frozen, signs, end_s):
+    """A lost attempt ended with the newest of heartbeat, spans and logs of its task, but not in the future."""
+    script.submit("lost", "other")
+    claimed = engine.claim(runner_no=register(engine))
+
+    def store(connection):
+        for kind, seconds, duration_s in signs:
+            time_ns = frozen.wall_ns + seconds * 10**9
+            duration_ns = None if duration_s is None else duration_s * 10**9
+            if kind == "span":
+                connection.execute(SPAN, (time_ns, duration_ns, claimed.task_no)).fetchall()
+            else:
+                connection.execute(LOG, (time_ns, claimed.task_no)).fetchall()
+        connection.execute(LOG, (frozen.wall_ns + 9 * 10**9, claimed.task_no + 1)).fetchall()
+
+    engine.store.transact(store)
+    stop_runner(engine)
+    frozen.advance(10)
+    assert engine.look_for_lost() == 1
+    stats = script.jobs.query()[0].execution_stats
+    assert stats.compute_time == timedelta(seconds=end_s)
+
+
 def test_threads_share_a_job(script):
     """Runners on four threads of one process run each task of a job once."""
     job = script.submit(root=subtasks(*(f"branch {i}" for i in range(10))))
@@ -279,6 +393,85 @@ def test_threads_share_a_job(script):
     leaves = [f"leaf {i} {j}" for i in range(10) for j in range(10)]
     assert sorted(script.ran) == sorted(["root", *(f"branch {i}" for i in range(10)), *leaves])
     assert set(script.column("attempts").values()) == {1}
+
+
+# -- transactions that are rolled back ---------------------------------------------------------------------------------
+
+
+def doom_report(store, *others):
+    """Let the report of the calling task share its transaction with `others`, and let the commit of that fail."""
+    dooms, blocked = [], threading.Event()
+    store.transact(lambda connection: connection.set_commit_hook(lambda: bool(dooms and dooms.pop())))
+
+    def block(connection):
+        blocked.set()
+        while len(store.writer._commands) < len(others) + 2:
+            time.sleep(0)
+
+    def transact(function):
+        with contextlib.suppress(StoreError):
+            store.transact(function)
+
+    threading.Thread(target=transact, args=[block]).start()
+    blocked.wait()
+    for function in (lambda connection: dooms.append(True), *others):
+        threading.Thread(target=transact, args=[function]).start()
+
+
+class Early(Do):
+    """A kind of task that the store comes to know first."""
+
+    def execute(self, context):
+        """As Do."""
+
+
+class Late(Do):
+    """A kind of task that the store comes to know next."""
+
+    def execute(self, context):
+        """As Do."""
+
+
+def test_kinds_of_a_rolled_back_transaction(script):
+    """A kind of task that was rolled back is forgotten: another kind that gets its number runs as what it is."""
+    store = script.client._store
+    runner = script.client.runner(tasks=[Do, Early, Late])
+    script.submit(root=lambda context: (context.submit_subtask(Early("early")), doom_report(store)))
+    with pytest.raises(StoreError):
+        runner.run_all()
+    script.jobs.cancel(script.jobs.query()[0])
+    job = script.jobs.submit("job", Late("late"))
+    runner.run_all()
+    assert [span.name for span in script.jobs.query_spans(job)] == ["job/job", "task/Late"]
+
+
+def test_job_of_a_rolled_back_transaction(script):
+    """A job that was rolled back is forgotten: a task of another one that gets its number runs for that."""
+    store, seen = script.client._store, []
+    doomed = Do("doomed")
+
+    def submit(connection):
+        submissions = merge_future_tasks_to_submissions([FutureTask(0, doomed, [], None, 0, False)], "")
+        engine_jobs.submit_job(
+            connection,
+            job_id=ids.new_id(1),
+            name="doomed",
+            trace_id=1,
+            trace_parent="00-1-1-01",
+            submissions=submissions,
+            now_ns=1,
+        )
+
+    runner = script.client.runner(tasks=[Do])
+    script.submit(
+        root=lambda context: doom_report(store, submit), other=lambda context: seen.append(context.current_task.job.id)
+    )
+    with pytest.raises(StoreError):
+        runner.run_all()
+    other = script.submit("other")
+    script.behaviour["root"] = lambda context: None
+    runner.run_all()
+    assert seen == [other.id]
 
 
 # -- dead or alive -----------------------------------------------------------------------------------------------------
@@ -358,18 +551,30 @@ def test_killed_runner(shared, start):
     assert has_open_spans(shared, job, 0)()
 
 
-def test_span_of_killed_runner_ends_when_it_was_last_seen(shared, start):
-    """An interrupted span does not end in the future, nor before it began."""
+def test_idle_runner_takes_over(shared, start):
+    """A runner that has been idle finds out that another one was killed, and runs its task."""
+    shared.jobs().submit("killed", Wait("a"))
+    killed = start()
+    assert killed.hear() == "waiting"
+    idle = start("run_forever")
+    wait_until(shared, lambda: len(runners_of(shared, "pid")) == 2)
+    killed.send(signal.SIGKILL)
+    assert idle.hear() == "waiting"
+
+
+def test_span_of_killed_runner_ends_with_its_last_sign(shared, start):
+    """Interrupted spans end with the newest of what the runner's heartbeat and the task's spans tell."""
     job = shared.jobs().submit("killed", Wait("a"))
     killed = start()
     assert killed.hear() == "waiting"
     wait_until(shared, has_open_spans(shared, job, 2))
     killed.send(signal.SIGKILL)
     killed.end()
-    shared.runner(tasks=runner_process.TASKS).run_all()
     ((seen_ns,),) = runners_of(shared, "(SELECT last_seen_ns FROM runner_records WHERE runner_no = 1)")[:1]
-    for span in shared.jobs().query_spans(job)[1:3]:
-        assert span.end_time == max(span.start_time, clock.ns_to_datetime(seen_ns))
+    shared.runner(tasks=runner_process.TASKS).run_all()
+    task, user = shared.jobs().query_spans(job)[1:3]
+    last_sign = max(clock.ns_to_datetime(seen_ns), user.start_time)
+    assert (task.end_time, user.end_time) == (last_sign, last_sign)
 
 
 def test_hanging_runner(shared, start, monkeypatch):
@@ -468,6 +673,7 @@ SIGNAL_AT_ANY_CALL = """
 import faulthandler, os, signal, sys
 from tilebox_local import Client
 from tilebox_local.storage.watch import ChangeWatch
+from tilebox_local.task import FutureTask, merge_future_tasks_to_submissions
 
 class Stopped(Exception):
     pass
@@ -502,6 +708,45 @@ for first in range(1, 7):
 """
 
 
+IDLE = """
+import itertools, signal
+from tilebox_local import Client, clock
+from tilebox_local.runner import task_runner
+from tilebox_local.storage import watch
+
+class Stopped(Exception):
+    pass
+
+def stop(number, frame):
+    raise Stopped
+
+seconds = itertools.count()
+
+def tick():
+    second = next(seconds)
+    if second == 20 * 60:
+        signal.raise_signal(signal.SIGTERM)
+    return second * 10**9
+
+task_runner._EXTEND_EVERY_S = watch._BACKSTOP_S = 0.001
+signal.signal(signal.SIGTERM, stop)
+client = Client(":memory:")
+clock.monotonic_ns = tick
+try:
+    client.runner(tasks=[]).run_forever()
+except Stopped:
+    print(client.stats().transaction_count)
+"""
+
+
+def test_idle_runner_writes_nothing():
+    """In 20 minutes an idle runner commits its beginning, its end, and two heartbeats a minute."""
+    command = [sys.executable, "-c", IDLE]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+    assert found.stderr == ""
+    assert 3 < int(found.stdout) <= 3 + 2 * 20
+
+
 def test_signal_at_any_moment_of_the_wait():
     """A signal ends an idle runner at whatever function call of its wait it arrives."""
     found = subprocess.run([sys.executable, "-c", SIGNAL_AT_ANY_CALL], capture_output=True, text=True, check=False)
@@ -527,6 +772,17 @@ def test_signal_while_task_ends_in_time(shared, start):
         ("task/Wait", "STATUS_CODE_UNSET"),
         ("user's span", "STATUS_CODE_UNSET"),
     ]
+
+
+def test_exit_after_signal(shared, start):
+    """A task that exits after its runner was told to stop is given back: that is no crash."""
+    shared.jobs().submit("told", Wait("a"))
+    runner = start("run_forever")
+    assert runner.hear() == "waiting"
+    runner.send(signal.SIGTERM)
+    runner.tell("exit")
+    assert runner.end() == 3
+    assert tasks_of(shared, "state, attempts, retries, crashes") == [("QUEUED", 1, 0, 0)]
 
 
 @pytest.fixture

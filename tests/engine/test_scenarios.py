@@ -6,12 +6,13 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import ClassVar
 
+import apsw
 import pytest
 from scripted import Do, fail, subtasks
 
 from tilebox_local import Task, ids
 from tilebox_local.data import ExecutionStats, Job, JobState, ProgressIndicator, TaskIdentifier, TaskLease, TaskState
-from tilebox_local.errors import ArgumentError, NotFoundError, StoreError
+from tilebox_local.errors import ArgumentError, NotFoundError
 
 QUEUED, RUNNING, COMPUTED = TaskState.QUEUED, TaskState.RUNNING, TaskState.COMPUTED
 FAILED, SKIPPED, FAILED_OPTIONAL = TaskState.FAILED, TaskState.SKIPPED, TaskState.FAILED_OPTIONAL
@@ -328,6 +329,23 @@ def test_retry_counts_failed_tasks(script):
     assert script.jobs.retry(job) == 2
 
 
+def test_subtasks_after_failure(script):
+    """Tasks that run when their job fails may finish, submit or fail; what they submit is not handed out."""
+    job = script.submit(
+        "slow",
+        "slow too",
+        "bad",
+        slow=lambda context: (script.run(), context.submit_subtask(Do("late"))),
+        **{"slow too": lambda context: (script.run(), fail(context))},
+        bad=fail,
+    )
+    script.run()
+    script.run()
+    assert script.ran == ["slow", "slow too", "bad"]
+    assert script.states() == {"slow": "COMPUTED", "slow too": "FAILED", "bad": "FAILED", "late": "QUEUED"}
+    assert script.jobs.retry(job) == 2
+
+
 @pytest.mark.parametrize("is_canceled", [True, False])
 def test_retry_of_job_that_never_started(script, is_canceled):
     """A job that never ran is SUBMITTED after a retry, which requeues nothing."""
@@ -475,8 +493,54 @@ def test_sibling_that_runs_when_branch_fails(script):
     assert job.state is JobState.COMPLETED
 
 
+def test_optional_sibling_that_runs_when_branch_fails(script):
+    """An optional task that runs while the branch around it fails may finish; its subtasks are skipped."""
+
+    def branch(context):
+        context.submit_subtask(Do("slow"), optional=True)
+        context.submit_subtask(Do("bad"))
+
+    job = script.play(
+        root=subtasks("branch", optional=True),
+        branch=branch,
+        slow=lambda context: (script.run(), context.submit_subtask(Do("too late"))),
+        bad=fail,
+    )
+    assert script.ran == ["root", "branch", "slow", "bad"]
+    assert script.states() == {
+        "root": "COMPUTED",
+        "branch": "COMPUTED",
+        "slow": "COMPUTED",
+        "bad": "FAILED_OPTIONAL",
+        "too late": "SKIPPED",
+    }
+    assert job.state is JobState.COMPLETED
+
+
+def test_branch_in_failed_branch_goes_on(script):
+    """What an optional task has submitted before the branch around it fails is a branch of its own, and goes on."""
+    script.client.clusters().create("GPU", slug="gpu")
+
+    def branch(context):
+        inner = context.submit_subtask(Do("inner"), optional=True)
+        context.submit_subtask(Do("bad"))
+        context.submit_subtask(Do("after"), depends_on=inner)
+
+    job = script.play(
+        root=subtasks("branch", optional=True),
+        branch=branch,
+        inner=subtasks("child", cluster="gpu"),
+        child=subtasks("grandchild"),
+        bad=fail,
+    )
+    assert script.states()["after"] == "SKIPPED"
+    script.run("gpu")
+    assert script.ran == ["root", "branch", "inner", "bad", "child", "grandchild"]
+    assert outcome(script.jobs.find(job)) == (JobState.COMPLETED, {COMPUTED: 5, FAILED_OPTIONAL: 1, SKIPPED: 1})
+
+
 def test_no_retry_in_failed_branch(script):
-    """A task that fails after its branch has failed is not retried."""
+    """A task that fails with a retry left after its branch has failed is skipped, not retried; its error is shown."""
     job = script.play(
         root=subtasks("branch", optional=True),
         branch=subtasks("slow", "bad", max_retries=1),
@@ -484,7 +548,47 @@ def test_no_retry_in_failed_branch(script):
         bad=fail,
     )
     assert script.ran == ["root", "branch", "slow", "bad", "bad"]
-    assert outcome(job) == (JobState.COMPLETED, {COMPUTED: 2, FAILED_OPTIONAL: 2})
+    assert script.column("state || ' ' || retries") == {
+        "root": "COMPUTED 0",
+        "branch": "COMPUTED 0",
+        "slow": "SKIPPED 0",
+        "bad": "FAILED_OPTIONAL 1",
+    }
+    assert script.displays()["slow"] == "Do\nValueError('no data')"
+    assert outcome(job) == (JobState.COMPLETED, {COMPUTED: 2, FAILED_OPTIONAL: 1, SKIPPED: 1})
+
+
+GOING_BACK = {
+    "released": (lambda engine, claimed: engine.fail(claimed, was_workflow_error=False), 0),
+    "lost": (lambda engine, claimed: engine.lose(claimed), 1),
+}
+
+
+@pytest.mark.parametrize(("go_back", "crashes"), GOING_BACK.values(), ids=GOING_BACK.keys())
+@pytest.mark.parametrize("optional", [False, True])
+def test_going_back_into_failed_branch(script, engine, go_back, crashes, optional):
+    """A task that goes back to the queue after its branch has failed is skipped, and what waits for the branch runs."""
+
+    def root(context):
+        branch = context.submit_subtask(Do("branch"), optional=True)
+        context.submit_subtask(Do("after"), depends_on=branch)
+
+    def branch(context):
+        context.submit_subtask(Do("slow"), cluster="gpu", optional=optional)
+        context.submit_subtask(Do("bad"))
+
+    script.client.clusters().create("GPU", slug="gpu")
+    job = script.submit(
+        root=root, branch=branch, bad=lambda context: (claimed.append(engine.claim(cluster_no=2)), fail(context))
+    )
+    claimed = []
+    script.run()
+    assert script.states()["slow"] == "RUNNING"
+    assert "after" not in script.ran
+    assert go_back(engine, *claimed)
+    assert script.column("state || ' ' || crashes")["slow"] == f"SKIPPED {crashes}"
+    script.run()
+    assert outcome(script.jobs.find(job)) == (JobState.COMPLETED, {COMPUTED: 3, FAILED_OPTIONAL: 1, SKIPPED: 1})
 
 
 def test_retry_leaves_optional_failures(script):
@@ -989,10 +1093,67 @@ def test_report_that_cannot_be_stored_spares_others(store):
             pass  # both wait for the same next transaction
         go_on.set()
         assert good.exception() is None
-        with pytest.raises(StoreError, match="NOT NULL constraint failed"):
+        with pytest.raises(ArgumentError, match="NOT NULL constraint failed"):
             bad.result()
     with store.read() as connection:
         assert connection.execute("SELECT attributes FROM resource_records").fetchall() == [("{}",)]
+
+
+@pytest.mark.parametrize(
+    ("statement", "cause"),
+    [
+        ("INSERT INTO resource_records (attributes) VALUES (NULL)", apsw.ConstraintError),
+        ("INSERT INTO resource_records (resource_no, attributes) VALUES ('one', '{}')", apsw.MismatchError),
+        ("INSERT INTO group_records (job_no, dependency_count) VALUES (7, 0)", apsw.ConstraintError),
+        ("SELECT zeroblob(1 << 30)", apsw.TooBigError),
+    ],
+)
+def test_database_refuses_a_value(store, statement, cause):
+    """What a constraint, a type or a limit forbids is the fault of who asked for it, not of the store."""
+    with pytest.raises(ArgumentError) as raised:
+        store.transact(lambda connection: connection.execute(statement).fetchall())
+    assert type(raised.value.__cause__) is cause
+    assert store.stats().failed_transaction_count == 0
+
+
+def refuse(store, state):
+    """From now on the database refuses to let a task with a certain display end in this state."""
+    store.transact(
+        lambda connection: connection.execute(
+            "CREATE TRIGGER refuse BEFORE UPDATE OF state ON task_records"
+            f" WHEN new.state = {state.value} AND new.display = 'refuse me'"
+            " BEGIN SELECT RAISE(ABORT, 'no such display'); END"
+        ).fetchall()
+    )
+
+
+def test_database_refuses_a_report(script):
+    """A report that the database refuses fails its task, readably; the runner survives and runs the next one."""
+    refuse(script.client._store, COMPUTED)
+    refused = script.submit("bad", bad=lambda context: setattr(context.current_task, "display", "refuse me"))
+    other = script.submit("other")
+    script.run()
+    assert outcome(script.jobs.find(refused)) == (JobState.FAILED, {FAILED: 1})
+    assert script.displays() == {"bad": "Do\nArgumentError(':memory:: no such display.')", "other": "Do"}
+    assert script.jobs.find(other).state is JobState.COMPLETED
+
+
+class Unwritable(str):
+    """A label that cannot be written down."""
+
+    __slots__ = ()
+
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+def test_failure_report_that_cannot_be_stored(script):
+    """A failed task whose progress cannot be stored fails without it; the runner survives."""
+    script.behaviour["bad"] = lambda context: (context.progress(Unwritable("tiles")).add(1), fail(context))
+    bad, other = script.submit("bad"), script.submit("other")
+    script.run()
+    assert outcome(script.jobs.find(bad)) == (JobState.FAILED, {FAILED: 1})
+    assert script.jobs.find(other).state is JobState.COMPLETED
 
 
 # -- crashes (3.2, 3.13) -----------------------------------------------------------------------------------------------

@@ -96,7 +96,9 @@ def to_submissions(groups):
 
 
 def to_indicators(progress):
-    """The model's progress as a runner reports it."""
+    """The model's progress as a runner reports it; None for no report."""
+    if progress is None:
+        return None
     return [ProgressIndicator(label or None, total, done) for label, (total, done) in progress.items()]
 
 
@@ -180,6 +182,12 @@ class EngineMachine(RuleBasedStateMachine):
         """A running task fails, for its own fault or not, and its runner claims the next."""
         self._fail(self._running(pick), progress, runner, is_workflow_error)
 
+    @rule(pick=PICK)
+    @precondition(lambda self: self.model.in_state(RUNNING))
+    def give_back(self, pick):
+        """A runner is told to stop: it gives its task back, reports no progress, and claims nothing."""
+        self._fail(self._running(pick), None, None, is_workflow_error=False)
+
     @rule(pick=PICK, runner=RUNNERS)
     @precondition(lambda self: any(task.branch() for task in self.model.in_state(RUNNING)))
     def fail_in_branch(self, pick, runner):
@@ -189,16 +197,18 @@ class EngineMachine(RuleBasedStateMachine):
             self._claim(ANY_RUNNER)
         self._fail(tasks[pick % len(tasks)], {}, runner)
 
-    @rule(pick=PICK, runner=RUNNERS, subtasks=SUBTASKS, is_failure=st.booleans())
+    @rule(pick=PICK, runner=RUNNERS, subtasks=SUBTASKS, end=st.sampled_from(("compute", "fail", "release", "crash")))
     @precondition(lambda self: self._running_in_failed_branches())
-    def end_in_failed_branch(self, pick, runner, subtasks, is_failure):
+    def end_in_failed_branch(self, pick, runner, subtasks, end):
         """A task ends that was running when another one of its optional branch failed."""
         tasks = self._running_in_failed_branches()
         task = tasks[pick % len(tasks)]
-        if is_failure:
-            self._fail(task, {}, runner)
-        else:
+        if end == "compute":
             self._compute(task, subtasks, {}, runner)
+        elif end == "crash":
+            self._lose(task)
+        else:
+            self._fail(task, {}, runner, is_workflow_error=end == "fail")
 
     @rule(pick=PICK)
     @precondition(lambda self: self.model.in_state(RUNNING))
@@ -268,7 +278,7 @@ class EngineMachine(RuleBasedStateMachine):
         return found[pick % len(found)]
 
     def _running_in_failed_branches(self):
-        return [task for task in self.model.in_state(RUNNING) if task.branch() and task.branch().branch_failed]
+        return [task for task in self.model.in_state(RUNNING) if task.is_in_failed_branch()]
 
     def _compute(self, task, subtasks, progress, runner):
         now_ns = self._tick()
@@ -301,6 +311,9 @@ class EngineMachine(RuleBasedStateMachine):
             now_ns=now_ns,
         )
         self.model.fail(task, is_workflow_error, progress, now_ns)
+        if runner is None:
+            assert self.store.transact(report)
+            return None
         return self._claim(runner, report=report, job=task.job, below=task.parent)
 
     def _claim(self, runner, report=None, job=None, below=None):

@@ -24,7 +24,7 @@ from store_support import (
 )
 
 from tilebox_local import Client
-from tilebox_local.errors import StoreError
+from tilebox_local.errors import ArgumentError, StoreError
 from tilebox_local.observability.span import RecordingSpan
 from tilebox_local.observability.tracing import WorkflowTracer
 from tilebox_local.storage import writer as writer_module
@@ -206,7 +206,7 @@ def test_a_failing_statement_undoes_only_its_function(statement: str, store: Sto
         connection.execute(statement).fetchall()
 
     first, error, last = transact_together(store, tracer, [add_scope("first"), fail, add_scope("last")])
-    assert isinstance(error, (StoreError, apsw.Error))
+    assert (type(error), isinstance(error.__cause__, apsw.Error)) == (ArgumentError, True)
     assert (first, last) == ("first", "last")
     assert added_scopes(store) == ["first", "last"]
     assert names(store) == ["span 0"]

@@ -762,7 +762,7 @@ def test_an_error_in_a_span_of_a_task(client: Client) -> None:
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
 def test_an_interrupted_task(error: BaseException, client: Client) -> None:
-    """SystemExit and KeyboardInterrupt leave run_all; the task's span ends without an exception or status."""
+    """SystemExit and KeyboardInterrupt leave run_all; the task's span ends as interrupted, without an exception."""
 
     def body(context: ExecutionContext) -> None:
         raise error
@@ -771,7 +771,8 @@ def test_an_interrupted_task(error: BaseException, client: Client) -> None:
         run_in_task(client, body)
     (job,) = client.jobs().query()
     task = spans_by_name(client, job)["task/Body"]
-    assert (task.status_code, task.events) == ("STATUS_CODE_UNSET", [])
+    assert (task.status_code, task.status_message) == ("STATUS_CODE_ERROR", f"interrupted: {error!r}")
+    assert task.events == []
 
 
 def test_retry_and_cancel(client: Client) -> None:

@@ -11,7 +11,7 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tilebox_local import clock
 from tilebox_local.catalog import run, value
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     import apsw
 
 __all__ = [
+    "LostTask",
     "ProcessIdentity",
     "end_open_spans",
+    "find_lost_tasks",
     "lose_tasks_of_dead_runners",
     "process_identity",
     "register_runner",
@@ -103,15 +105,21 @@ def register_runner(connection: apsw.Connection, *, resource_no: int, cluster_no
     return number
 
 
-def lose_tasks_of_dead_runners(
-    connection: apsw.Connection, *, own_runners: Collection[int], now_ns: int, boot_ns: int
-) -> int:
-    """Queue the running tasks again whose runner is dead or whose lease ran out; return how many.
+class LostTask(NamedTuple):
+    """A running task whose runner is gone."""
 
-    Their open spans end with an error when the runner was last seen. Tasks of `own_runners`, which are alive by
-    definition, are left alone.
+    task_no: int
+    attempt: int
+    runner_no: int | None
+    reason: str
+
+
+def find_lost_tasks(connection: apsw.Connection, *, own_runners: Collection[int], boot_ns: int) -> list[LostTask]:
+    """The running tasks whose runner is dead or whose lease ran out. Reads only.
+
+    Tasks of `own_runners`, which are alive by definition, are left out.
     """
-    lost = 0
+    lost = []
     for row in run(connection, "running_tasks"):
         (
             task_no,
@@ -130,18 +138,29 @@ def lose_tasks_of_dead_runners(
         if runner_no is not None and (
             stopped_ns is not None or is_dead(ProcessIdentity(host, pid, start, boot_id, namespace))
         ):
-            reason = f"The runner died (process {pid} on {host})."
+            lost.append(LostTask(task_no, attempt, runner_no, f"The runner died (process {pid} on {host})."))
         elif lease_expires_boot_ns is not None and lease_expires_boot_ns < boot_ns:
             reason = "The lease ran out: the runner did not extend it in time."
-        else:
-            continue
-        # What it did after it was last seen, nobody knows.
-        last_seen_ns = value(connection, "runner_last_seen", (runner_no,)) or now_ns
-        end_open_spans(connection, task_no=task_no, end_ns=last_seen_ns, reason=reason)
-        lost += lose_task(
-            connection, task_no=task_no, attempt=attempt, reason=reason, now_ns=now_ns, last_seen_ns=last_seen_ns
-        )
+            lost.append(LostTask(task_no, attempt, runner_no, reason))
     return lost
+
+
+def lose_tasks_of_dead_runners(
+    connection: apsw.Connection, *, own_runners: Collection[int], now_ns: int, boot_ns: int
+) -> int:
+    """Queue the tasks again that `find_lost_tasks` finds; return how many.
+
+    The attempts, and their open spans with an error, end with the last sign of life: a heartbeat of the runner, or the
+    newest time among the spans and logs of the attempt.
+    """
+    lost = find_lost_tasks(connection, own_runners=own_runners, boot_ns=boot_ns)
+    for task_no, attempt, runner_no, reason in lost:
+        # What it did after its last sign of life, nobody knows. Code may give spans and logs a time to come.
+        sign_ns = value(connection, "last_sign_of_attempt", {"task_no": task_no, "runner_no": runner_no})
+        last_seen_ns = now_ns if sign_ns is None else min(sign_ns, now_ns)
+        end_open_spans(connection, task_no=task_no, end_ns=last_seen_ns, reason=reason)
+        lose_task(connection, task_no=task_no, attempt=attempt, reason=reason, now_ns=now_ns, last_seen_ns=last_seen_ns)
+    return len(lost)
 
 
 def end_open_spans(connection: apsw.Connection, *, task_no: int, end_ns: int, reason: str) -> None:

@@ -27,7 +27,10 @@ _QUEUED, _SKIPPED = TaskState.QUEUED.value, TaskState.SKIPPED.value
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """Where subtasks go: below `task_no`, into the optional branch `branch_no` (None: not optional)."""
+    """Where subtasks go: below `task_no`, into the optional branch `branch_no` (None: not optional).
+
+    `is_branch_failed`: the branch that the task itself is in has failed.
+    """
 
     task_no: int
     branch_no: int | None

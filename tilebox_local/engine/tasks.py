@@ -207,7 +207,10 @@ def complete_task(
             connection,
             submissions,
             job_no=task.job_no,
-            parent=Parent(task.task_no, branch_no, _is_branch_failed(connection, branch_no)),
+            # A task that runs while its branch fails may finish, but whatever it submits is skipped (contract 3.3),
+            # also if it is optional itself: had it still been queued, it would not have run at all. What such a task
+            # had submitted before the failure is a branch of its own, and goes on.
+            parent=Parent(task.task_no, branch_no, _is_branch_failed(connection, task.branch_no)),
             is_canceled=_is_canceled(connection, task.job_no),
             now_ns=now_ns,
         )
@@ -225,22 +228,23 @@ def fail_task(
     attempt: int,
     display: str | None,
     was_workflow_error: bool,
-    progress: Sequence[ProgressIndicator],
+    progress: Sequence[ProgressIndicator] | None,
     now_ns: int,
 ) -> bool:
     """RUNNING -> QUEUED while retries are left, else FAILED or FAILED_OPTIONAL. Returns False if not current.
 
-    An error that is not the workflow's (the runner was shut down, say) does not use up a retry.
+    A task whose optional branch has failed meanwhile becomes SKIPPED instead of QUEUED. An error that is not the
+    workflow's (the runner was shut down, say) does not use up a retry. `progress` None reports none: that of an earlier
+    attempt stays.
     """
     task = _running(connection, task_no, attempt)
     if task is None:
         return False
-    _replace_progress(connection, task, progress)
+    if progress is not None:
+        _replace_progress(connection, task, progress)
     if not was_workflow_error:
         _requeue(connection, task, display, now_ns)
-    elif task.retry_count - task.retry_budget_start < task.max_retries and not _is_branch_failed(
-        connection, task.branch_no
-    ):
+    elif task.retry_count - task.retry_budget_start < task.max_retries:
         _requeue(connection, task, display, now_ns, retries=1)
     else:
         _fail_for_good(connection, task, display, now_ns)
@@ -258,7 +262,8 @@ def lose_task(
 ) -> bool:
     """The runner is gone: RUNNING -> QUEUED, at most 10 times, then as if the task had failed for good.
 
-    The attempt ends at `last_seen_ns` (default: now), since nobody knows what the runner did after it.
+    A task whose optional branch has failed meanwhile becomes SKIPPED instead of QUEUED. The attempt ends at
+    `last_seen_ns` (default: now), since nobody knows what the runner did after it.
     """
     task = _running(connection, task_no, attempt)
     if task is None:
@@ -319,6 +324,11 @@ def _requeue(
     crashes: int = 0,
     stopped_ns: int | None = None,
 ) -> None:
+    if _is_branch_failed(connection, task.branch_no):
+        # Back in the queue it is among what is still queued in a failed branch. It is not retried; a crash counts.
+        _end_attempt(connection, task, TaskState.SKIPPED, display, now_ns, crashes=crashes, stopped_ns=stopped_ns)
+        _settle(connection, task.parent_no, task.group_no, now_ns)
+        return
     ready = not _is_canceled(connection, task.job_no)
     _end_attempt(
         connection,
@@ -338,8 +348,9 @@ def _fail_for_good(
 ) -> None:
     if not task.optional and task.branch_no is None:
         _end_attempt(connection, task, TaskState.FAILED, display, now_ns, stopped_ns=stopped_ns)
-        run(connection, "cancel_job", (task.job_no,))
-        run(connection, "withhold_queued", (task.job_no,))
+        # What joins the queue of a job that is canceled already does so withheld.
+        if value(connection, "cancel_job", (task.job_no,)) is not None:
+            run(connection, "withhold_queued", (task.job_no,))
         return
     _end_attempt(connection, task, TaskState.FAILED_OPTIONAL, display, now_ns, stopped_ns=stopped_ns)
     skipped: list[tuple[int]] = []

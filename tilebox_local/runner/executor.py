@@ -132,6 +132,9 @@ class TaskExecutor:
             span.record_exception(error)
             span.set_status(StatusCode.ERROR, "Task failed with exception")
             return FailedTask.from_task_error(task, error, True, context.reported_progress())
+        except BaseException as error:
+            span.set_status(StatusCode.ERROR, f"interrupted: {error!r}")
+            raise
 
 
 def _call(instance: Any, context: ExecutionContext) -> None:

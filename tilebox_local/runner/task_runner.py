@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
 
 from tilebox_local import clock
 from tilebox_local.catalog import run, value
 from tilebox_local.data import ComputedTask, FailedTask, TaskIdentifier, TaskLease, parse_version
-from tilebox_local.engine.runners import end_open_spans, lose_tasks_of_dead_runners, register_runner
+from tilebox_local.engine.runners import end_open_spans, find_lost_tasks, lose_tasks_of_dead_runners, register_runner
 from tilebox_local.engine.tasks import (
     ClaimedJob,
     ClaimedTask,
@@ -24,6 +25,7 @@ from tilebox_local.engine.tasks import (
     extend_leases,
     fail_task,
     job_of_task,
+    lose_task,
     runnable_identifiers,
 )
 from tilebox_local.errors import StoreError
@@ -31,11 +33,12 @@ from tilebox_local.observability._logging import StructuredLogger, internal_logg
 from tilebox_local.runner.executor import TaskExecutor, to_task
 from tilebox_local.runner.shutdown import GracefulShutdown, RunnerShutdown
 from tilebox_local.serialization import prepare_fields
+from tilebox_local.storage.attributes import text_of
 from tilebox_local.storage.watch import ChangeWatch
 from tilebox_local.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import apsw
 
@@ -46,11 +49,30 @@ __all__ = ["LEASE_S", "TaskRunner"]
 
 LEASE_S = 30
 _EXTEND_EVERY_S = 5.0
-_LOOK_FOR_LOST_EVERY_NS = 1_000_000_000
+_LOOK_AROUND_EVERY_NS = 1_000_000_000  # for dead runners and new kinds of tasks
 _SEEN_EVERY_NS = 1_000_000_000
+_IDLE_SEEN_EVERY_NS = 30_000_000_000  # for people only: a runner is alive as long as its process is
 _KNOWN_JOBS = 1000
 
 _log = StructuredLogger(internal_logger)
+
+
+class _Kinds(NamedTuple):
+    """The kinds of tasks in the store that a runner can run, as of some transaction."""
+
+    class_count: int  # of the runner
+    last_identifier_no: int | None  # of the store
+    numbers: tuple[int, ...]
+    classes: dict[int, TaskIdentifier]  # under which identifier the runner knows each of them
+
+
+class _Step(NamedTuple):
+    """What a runner's transaction has done."""
+
+    is_accepted: bool
+    kinds: _Kinds
+    claimed: ClaimedTask | None
+    job: ClaimedJob | None
 
 
 class TaskRunner:
@@ -65,12 +87,10 @@ class TaskRunner:
         self._executor = executor
         self._cluster_no = cluster_no
         self._runner_no: int | None = None
-        self._identifiers: list[int] = []
-        self._identifiers_seen: tuple[int, int | None] | None = None  # registered tasks, last identifier in the store
-        self._names: dict[int, TaskIdentifier] = {}
+        self._kinds = _Kinds(0, None, (), {})
         self._jobs: dict[int, ClaimedJob] = {}
         self._active: ClaimedTask | None = None
-        self._looked_for_lost_at = 0
+        self._looked_around_at = 0
         self._seen_at = 0
         self._hinted: set[str] = set()
 
@@ -121,7 +141,7 @@ class TaskRunner:
             claimed = self._step(None, None, claims=not shutdown.is_stopping)
             while True:
                 if claimed is not None:
-                    report = self._execute(claimed)
+                    report = self._execute(claimed, shutdown)
                     claimed = self._step(claimed, report, claims=not shutdown.is_stopping)
                     continue
                 if not forever or shutdown.is_stopping:
@@ -135,11 +155,9 @@ class TaskRunner:
                 watch.close()
 
     def _wait_for_task(self, watch: ChangeWatch, shutdown: GracefulShutdown) -> ClaimedTask | None:
-        """Wait until there may be something to claim, without taking the write lock in vain."""
+        """Wait until there may be something to claim. An idle runner reads; it takes no write lock in vain."""
         while not shutdown.is_stopping:
-            if self._has_claimable():
-                return self._step(None, None, claims=True)
-            if clock.monotonic_ns() - self._looked_for_lost_at >= _LOOK_FOR_LOST_EVERY_NS:
+            if self._has_claimable() or self._has_lost():
                 claimed = self._step(None, None, claims=True)
                 if claimed is not None:
                     return claimed
@@ -148,24 +166,36 @@ class TaskRunner:
 
     def _has_claimable(self) -> bool:
         with self._store.read() as connection:
-            if value(connection, "last_identifier") != (self._identifiers_seen or (0, None))[1]:
+            if value(connection, "last_identifier") != self._kinds.last_identifier_no:
                 return True  # a new kind of task: look closer
             return any(
                 value(connection, "oldest_claimable", (self._cluster_no, identifier)) is not None
-                for identifier in self._identifiers
+                for identifier in self._kinds.numbers
             )
 
-    def _execute(self, claimed: ClaimedTask) -> ComputedTask | FailedTask:
-        identifier = self._names[claimed.identifier_no]
+    def _has_lost(self) -> bool:
+        """Whether a task is to be given up, if it is time to look."""
+        now = clock.monotonic_ns()
+        if now - self._looked_around_at < _LOOK_AROUND_EVERY_NS:
+            return False
+        self._looked_around_at = now
+        with self._store.read() as connection:
+            return bool(find_lost_tasks(connection, own_runners=self._store.running_here, boot_ns=clock.boot_ns()))
+
+    def _execute(self, claimed: ClaimedTask, shutdown: GracefulShutdown) -> ComputedTask | FailedTask:
+        identifier = self._kinds.classes[claimed.identifier_no]
         task_class = self._runner.tasks_by_identifier[identifier]
         job = self._jobs[claimed.job_no]
         task = to_task(claimed, job, identifier, TaskLease(LEASE_S, int(_EXTEND_EVERY_S)))
         self._active = claimed
         try:
             report = self._executor.execute(task, task_class, task_no=claimed.task_no, trace_no=job.trace_no)
-        except BaseException:
-            # An interrupt or sys.exit() in a task: it did not finish, and this runner is on its way out.
-            self._give_back()
+        except BaseException as error:
+            if shutdown.is_stopping or isinstance(error, KeyboardInterrupt):
+                self._give_back()  # it is the runner that was told to end
+            else:
+                # sys.exit(), say. Who restarts the runner would meet it again and again, so it counts as a crash.
+                self._give_up(f"The task ended its runner: {error!r}.")
             raise
         if isinstance(report, FailedTask):
             _log.error("Task %s failed!", task_class.__name__, display=report.display)
@@ -175,103 +205,142 @@ class TaskRunner:
         self, done: ClaimedTask | None, report: ComputedTask | FailedTask | None, *, claims: bool
     ) -> ClaimedTask | None:
         """One transaction: report the task that is done, claim the next one."""
-
-        after = _position_after(done, report)
-
-        def step(connection: apsw.Connection) -> tuple[bool, ClaimedTask | None]:
-            is_accepted = done is None or report is None or _apply(connection, done, report)
-            claimed = None
-            if claims:
-                self._look_for_lost(connection, idle=False)
-                claimed = self._claim(connection, after)
-                if claimed is None and self._look_for_lost(connection, idle=True):
-                    claimed = self._claim(connection, after)
-                if claimed is not None and claimed.job_no not in self._jobs:
-                    if len(self._jobs) >= _KNOWN_JOBS:
-                        self._jobs.clear()
-                    self._jobs[claimed.job_no] = job_of_task(connection, claimed.job_no)
-            self._mark_seen(connection)
-            return is_accepted, claimed
-
         try:
-            is_accepted, claimed = self._store.transact(step)
+            return self._report_and_claim(done, report, claims=claims)
+        except StoreError:
+            raise
         except Exception as error:
-            if isinstance(error, StoreError) or done is None or isinstance(report, FailedTask):
+            if done is None or report is None:
                 raise
-            # The engine refuses the report, for a reason that belongs to the task.
-            display = f"{done.display}\n{error!r}"
-            return self._step(done, FailedTask(_uuid_of(report), display, True, []), claims=claims)
-        self._active = claimed
-        if not is_accepted and done is not None:
+            # The report is refused, for a reason that belongs to the task: it fails, and nothing else is reported.
+            display = f"{done.display}\n{error!r}" if isinstance(report, ComputedTask) else report.display
+            plain = FailedTask(UUID(bytes=done.task_id), text_of(display), True, [])
+            return self._report_and_claim(done, plain, claims=claims)
+
+    def _report_and_claim(
+        self, done: ClaimedTask | None, report: ComputedTask | FailedTask | None, *, claims: bool
+    ) -> ClaimedTask | None:
+        """The transaction of `_step`.
+
+        Nothing of it is remembered before the commit: numbers of rows that were rolled back are given out again.
+        """
+        after = _position_after(done, report)
+        now = clock.monotonic_ns()
+        looks_around = claims and now - self._looked_around_at >= _LOOK_AROUND_EVERY_NS
+        is_seen = now - self._seen_at >= _SEEN_EVERY_NS
+        # What others submit may wait until the runner looks around, but not what its own task has just submitted.
+        looks_for_kinds = looks_around or done is None or _has_submitted(report) or self._has_new_classes()
+
+        def step(connection: apsw.Connection) -> _Step:
+            is_accepted = done is None or report is None or _apply(connection, done, report)
+            kinds, claimed, job = self._kinds, None, None
+            if claims:
+                if looks_around:
+                    self._give_up_lost(connection)
+                if looks_for_kinds:
+                    kinds = self._find_kinds(connection)
+                claimed = self._claim(connection, kinds, after)
+                if claimed is None and not looks_around:  # before it counts as idle
+                    self._give_up_lost(connection)
+                    kinds = self._find_kinds(connection)
+                    claimed = self._claim(connection, kinds, after)
+                if claimed is not None:
+                    job = self._jobs.get(claimed.job_no) or job_of_task(connection, claimed.job_no)
+            if is_seen:
+                run(connection, "runner_seen", (clock.wall_ns(), self._runner_no))
+            return _Step(is_accepted, kinds, claimed, job)
+
+        step_done = self._store.transact(step)
+        claimed = self._active = step_done.claimed
+        self._kinds = step_done.kinds
+        if claimed is not None and step_done.job is not None and claimed.job_no not in self._jobs:
+            if len(self._jobs) >= _KNOWN_JOBS:
+                self._jobs.clear()
+            self._jobs[claimed.job_no] = step_done.job
+        if looks_around or (claims and claimed is None):
+            self._looked_around_at = now
+        if is_seen:
+            self._seen_at = now
+        if not step_done.is_accepted and done is not None:
             _log.warning("The lease of task %s was lost; its result is discarded.", done.display)
         return claimed
 
-    def _claim(self, connection: apsw.Connection, after: Position | None) -> ClaimedTask | None:
-        self._refresh_identifiers(connection)
+    def _claim(self, connection: apsw.Connection, kinds: _Kinds, after: Position | None) -> ClaimedTask | None:
         return claim_task(
             connection,
             cluster_no=self._cluster_no,
-            identifiers=self._identifiers,
+            identifiers=kinds.numbers,
             runner_no=self._runner_no,
             after=after,
             now_ns=clock.wall_ns(),
             lease_expires_boot_ns=clock.boot_ns() + LEASE_S * 1_000_000_000,
         )
 
-    def _refresh_identifiers(self, connection: apsw.Connection) -> None:
-        """Find out which identifiers of the store this runner can run, whenever either side has new ones."""
-        seen = (len(self._runner.tasks_by_identifier), value(connection, "last_identifier"))
-        if seen == self._identifiers_seen:
-            return
-        registered = [
-            (identifier.name, *parse_version(identifier.version)) for identifier in self._runner.tasks_by_identifier
-        ]
-        self._identifiers = runnable_identifiers(connection, registered)
-        self._names = {}
-        for number in self._identifiers:
+    def _has_new_classes(self) -> bool:
+        return len(self._runner.tasks_by_identifier) != self._kinds.class_count
+
+    def _find_kinds(self, connection: apsw.Connection) -> _Kinds:
+        """What this runner can run of what the store knows by now."""
+        last = value(connection, "last_identifier")
+        if last == self._kinds.last_identifier_no and not self._has_new_classes():
+            return self._kinds
+        classes = list(self._runner.tasks_by_identifier)
+        registered = [(identifier.name, *parse_version(identifier.version)) for identifier in classes]
+        names: dict[int, TaskIdentifier] = {}
+        for number in runnable_identifiers(connection, registered):
             name, major, minor = run(connection, "identifier", (number,))[0]
             identifier = self._runner.identifier_for(name, major, minor)
             assert identifier is not None  # noqa: S101 -- runnable_identifiers uses the same rule
-            self._names[number] = identifier
-        self._identifiers_seen = seen
+            names[number] = identifier
+        return _Kinds(len(classes), last, tuple(names), names)
 
-    def _look_for_lost(self, connection: apsw.Connection, *, idle: bool) -> int:
-        now = clock.monotonic_ns()
-        if not idle and now - self._looked_for_lost_at < _LOOK_FOR_LOST_EVERY_NS:
-            return 0
-        self._looked_for_lost_at = now
-        return lose_tasks_of_dead_runners(
+    def _give_up_lost(self, connection: apsw.Connection) -> None:
+        lose_tasks_of_dead_runners(
             connection, own_runners=self._store.running_here, now_ns=clock.wall_ns(), boot_ns=clock.boot_ns()
         )
 
-    def _mark_seen(self, connection: apsw.Connection) -> None:
-        now = clock.monotonic_ns()
-        if now - self._seen_at >= _SEEN_EVERY_NS:
-            self._seen_at = now
-            run(connection, "runner_seen", (clock.wall_ns(), self._runner_no))
-
     def _give_back(self) -> None:
-        """Queue the running task again; it does not count as a retry."""
-        active, self._active = self._active, None
-        if active is None:
-            return
+        """Queue the running task again; it counts neither as a retry nor as a crash."""
         error = RunnerShutdown("Task was interrupted")
 
-        def give_back(connection: apsw.Connection) -> None:
-            now_ns = clock.wall_ns()
-            is_ours = fail_task(
+        def give_back(connection: apsw.Connection, active: ClaimedTask, now_ns: int) -> bool:
+            return fail_task(
                 connection,
                 task_no=active.task_no,
                 attempt=active.attempt,
                 display=f"{active.display}\n{error!r}",
                 was_workflow_error=False,
-                progress=(),
+                progress=None,
                 now_ns=now_ns,
             )
-            if is_ours:  # else the open spans are those of whoever has the task now
-                end_open_spans(connection, task_no=active.task_no, end_ns=now_ns, reason="The runner was told to stop.")
 
-        self._store.transact(give_back)
+        self._abandon(give_back, "The runner was told to stop.")
+
+    def _give_up(self, reason: str) -> None:
+        """Queue the running task again, or fail it for good, as if its runner had died."""
+
+        def give_up(connection: apsw.Connection, active: ClaimedTask, now_ns: int) -> bool:
+            return lose_task(connection, task_no=active.task_no, attempt=active.attempt, reason=reason, now_ns=now_ns)
+
+        self._abandon(give_up, reason)
+
+    def _abandon(self, report: Callable[[apsw.Connection, ClaimedTask, int], bool], reason: str) -> None:
+        """Report on the running task, if there is one, in the middle of its execution, and end its open spans."""
+        active, self._active = self._active, None
+        if active is None:
+            return
+        writer = self._store.writer
+
+        def abandon(connection: apsw.Connection) -> None:
+            now_ns = max(clock.wall_ns(), active.started_ns)
+            if not report(connection, active, now_ns):
+                return  # the open spans are those of whoever has the task now
+            for span in list(writer.open_spans):
+                if span.task_no == active.task_no:
+                    writer.write_open(connection, span)
+            end_open_spans(connection, task_no=active.task_no, end_ns=now_ns, reason=reason)
+
+        self._store.transact(abandon)
 
     # -- around the loop ------------------------------------------------------------------------------------------
 
@@ -301,13 +370,13 @@ class TaskRunner:
 
     @contextmanager
     def _lease_kept(self) -> Iterator[None]:
-        """A thread extends the lease of the running task inside the block."""
+        """A thread extends the lease of the running task inside the block, and tells that the runner is there."""
         done = threading.Event()
 
         def keep() -> None:
             while not done.wait(_EXTEND_EVERY_S):
                 active = self._active
-                if active is not None:
+                if active is not None or clock.monotonic_ns() - self._seen_at >= _IDLE_SEEN_EVERY_NS:
                     with contextlib.suppress(StoreError):  # tried again long before the lease runs out
                         self._extend(active)
 
@@ -319,13 +388,17 @@ class TaskRunner:
             done.set()
             thread.join()
 
-    def _extend(self, active: ClaimedTask) -> None:
+    def _extend(self, active: ClaimedTask | None) -> None:
+        now = clock.monotonic_ns()
+
         def extend(connection: apsw.Connection) -> None:
-            expires = clock.boot_ns() + LEASE_S * 1_000_000_000
-            extend_leases(connection, [(active.task_no, active.attempt)], expires)
+            if active is not None:
+                expires = clock.boot_ns() + LEASE_S * 1_000_000_000
+                extend_leases(connection, [(active.task_no, active.attempt)], expires)
             run(connection, "runner_seen", (clock.wall_ns(), self._runner_no))
 
         self._store.transact(extend)
+        self._seen_at = now
 
     def _hint_unrunnable(self) -> None:
         """Say so, once each, if tasks wait that this runner has no class for."""
@@ -347,8 +420,11 @@ def _position_after(done: ClaimedTask | None, report: ComputedTask | FailedTask 
     """Look below the task that is done if it has submitted anything, else beside it."""
     if done is None:
         return None
-    has_children = isinstance(report, ComputedTask) and report.sub_tasks is not None
-    return Position(done.job_no, done.task_no if has_children else done.parent_no)
+    return Position(done.job_no, done.task_no if _has_submitted(report) else done.parent_no)
+
+
+def _has_submitted(report: ComputedTask | FailedTask | None) -> bool:
+    return isinstance(report, ComputedTask) and report.sub_tasks is not None
 
 
 def _apply(connection: apsw.Connection, done: ClaimedTask, report: ComputedTask | FailedTask) -> bool:
@@ -372,7 +448,3 @@ def _apply(connection: apsw.Connection, done: ClaimedTask, report: ComputedTask 
         progress=report.progress_updates,
         now_ns=now_ns,
     )
-
-
-def _uuid_of(report: ComputedTask | FailedTask | None) -> Any:
-    return report.id if isinstance(report, ComputedTask) else None

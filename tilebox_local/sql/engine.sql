@@ -184,7 +184,7 @@ WHERE duration_ns IS NULL AND task_no = :task_no
                   WHERE t.task_no = :task_no)
 
 -- name: end_open_span
--- The runner is gone: the span ended when it was last seen, as far as anyone knows.
+-- Nobody else will end it.
 UPDATE span_records
    SET duration_ns = max(0, :end_ns - start_ns), status_code = 2, status_message = :message
  WHERE trace_no = :trace_no AND start_ns = :start_ns AND span_id = :span_id
@@ -201,8 +201,22 @@ UPDATE runner_records SET last_seen_ns = ? WHERE runner_no = ?
 -- name: runner_stopped
 UPDATE runner_records SET last_seen_ns = :now_ns, stopped_ns = :now_ns WHERE runner_no = :runner_no
 
--- name: runner_last_seen
-SELECT last_seen_ns FROM runner_records WHERE runner_no = ?
+-- name: last_sign_of_attempt
+-- When a runner was last seen to work on a task: its heartbeat, and the spans and logs of the attempt that are stored.
+-- NULL: never. Reads two ranges of the keys of span_records and log_records: the trace since the attempt began.
+SELECT max(seen_ns) FROM (
+  SELECT last_seen_ns AS seen_ns FROM runner_records WHERE runner_no = :runner_no
+  UNION ALL
+  SELECT max(s.start_ns + coalesce(s.duration_ns, 0))
+  FROM task_records t JOIN trace_records r ON r.job_no = t.job_no
+  JOIN span_records s ON s.trace_no = r.trace_no AND s.start_ns >= t.started_ns AND s.task_no = t.task_no
+  WHERE t.task_no = :task_no
+  UNION ALL
+  SELECT max(l.time_ns)
+  FROM task_records t JOIN trace_records r ON r.job_no = t.job_no
+  JOIN log_records l ON l.trace_no = r.trace_no AND l.time_ns >= t.started_ns AND l.task_no = t.task_no
+  WHERE t.task_no = :task_no
+)
 
 -- name: insert_cluster
 INSERT INTO cluster_records (slug, name, description) VALUES (?, ?, ?)

@@ -21,6 +21,7 @@ from tilebox_local.errors import (
     StoreError,
     StoreFullError,
     StoreOpenError,
+    TileboxLocalError,
 )
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ _ERRORS: dict[type[apsw.Error], type[StoreError]] = {
     apsw.ConnectionClosedError: StoreClosedError,
 }
 
-_HINTS: dict[type[StoreError], str] = {
+_HINTS: dict[type[TileboxLocalError], str] = {
     StoreBusyError: "Another process holds the file locked; try again, or find it with `lsof`.",
     StoreFullError: "Free some space; everything stored before is intact and writing resumes by itself.",
     StoreCorruptError: "Keep a copy of the file and its -wal, then save what is readable with `sqlite3 FILE .recover`.",
@@ -75,14 +76,14 @@ _HINTS: dict[type[StoreError], str] = {
 }
 
 
-def translate_error(error: apsw.Error, path: str) -> StoreError:
-    """Our error for one of apsw's, most specific first."""
+def translate_error(error: apsw.Error, path: str, otherwise: type[TileboxLocalError] = StoreError) -> TileboxLocalError:
+    """Our error for one of apsw's, most specific first; `otherwise` for those that say nothing about the store."""
     for cls in type(error).__mro__:
         if cls in _ERRORS:
-            kind = _ERRORS[cls]
+            kind: type[TileboxLocalError] = _ERRORS[cls]
             break
     else:
-        kind = StoreError
+        kind = otherwise
     if kind is NotATileboxStoreError:
         return kind(f"{path} is not a SQLite database.", hint=_HINTS[kind])
     return kind(f"{path}: {error}.", hint=_HINTS.get(kind))

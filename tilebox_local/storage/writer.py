@@ -25,7 +25,7 @@ import apsw
 
 from tilebox_local import clock
 from tilebox_local.catalog import run
-from tilebox_local.errors import FlushTimeoutError, StoreClosedError, StoreError
+from tilebox_local.errors import ArgumentError, FlushTimeoutError, StoreClosedError, StoreError
 from tilebox_local.storage.batch import STORE_ERRORS, Batch
 from tilebox_local.storage.connection import keep_log_at_close, set_synchronous, translate_error
 
@@ -198,6 +198,7 @@ class Writer:
         Raises:
             StoreClosedError: the store is closed.
             StoreError: the commit failed; nothing of `function` was stored.
+            ArgumentError: `function` asked for what the database refuses, such as a value that a constraint forbids.
         """
         if threading.current_thread() is self._thread:
             return function(self._require_connection())  # a transaction inside of a transaction joins it
@@ -589,7 +590,10 @@ class Writer:
         except BaseException as error:  # noqa: BLE001 -- raised again in the thread that waits
             connection.execute("ROLLBACK TO command")
             self._batch.rollback_to(savepoint)
-            command.error = translate_error(error, self._path) if isinstance(error, apsw.Error) else error
+            command.error = error
+            if isinstance(error, apsw.Error):  # not of the store: what the function asked for cannot be stored
+                command.error = translate_error(error, self._path, otherwise=ArgumentError)
+                command.error.__cause__ = error
         connection.execute("RELEASE command")
 
     def _finish(self) -> None:
