@@ -456,6 +456,8 @@ JOIN trace_records t ON t.trace_no = l.trace_no
 LEFT JOIN job_records j ON j.job_no = t.job_no;
 
 -- Events of spans: those that code added, and log.message for each log record that was emitted while a span was active.
+-- log.message has time (to the microsecond), body, level (Python's name), trace_id and span_id, then the attributes of
+-- the record, but not its exception: that is in the view logs. (query_spans shows the last 128 events of each span.)
 CREATE VIEW events AS
 SELECT
   strftime('%Y-%m-%dT%H:%M:%S', e.time_ns / 1000000000, 'unixepoch')
@@ -477,8 +479,21 @@ SELECT
   strftime('%Y-%m-%dT%H:%M:%S', l.time_ns / 1000000000, 'unixepoch')
     || printf('.%09dZ', l.time_ns % 1000000000),
   'log.message',
-  json_set(coalesce(l.attributes, '{}'), '$.body', l.body, '$.level',
-    CASE l.severity_text WHEN 'WARN' THEN 'WARNING' WHEN 'FATAL' THEN 'CRITICAL' ELSE l.severity_text END),
+  json_patch(
+    json_patch(
+      json_object(
+        'time', strftime('%Y-%m-%dT%H:%M:%S', l.time_ns / 1000000000, 'unixepoch')
+          || printf('.%06dZ', l.time_ns % 1000000000 / 1000),
+        'body', l.body,
+        'level', CASE l.severity_text WHEN 'WARN' THEN 'WARNING' WHEN 'FATAL' THEN 'CRITICAL' ELSE l.severity_text END,
+        'trace_id', lower(hex(t.trace_id)),
+        'span_id', printf('%016x', l.span_id)),
+      json_object('task_id', (
+        SELECT lower(substr(hex(k.task_id), 1, 8) || '-' || substr(hex(k.task_id), 9, 4) || '-'
+          || substr(hex(k.task_id), 13, 4) || '-' || substr(hex(k.task_id), 17, 4) || '-' || substr(hex(k.task_id), 21))
+        FROM task_records k WHERE k.task_no = l.task_no AND l.has_task_id))),
+    json_remove(coalesce(l.attributes, '{}'), '$."exception.type"', '$."exception.message"',
+      '$."exception.stacktrace"')),
   lower(hex(t.trace_id)),
   printf('%016x', l.span_id),
   j.name,

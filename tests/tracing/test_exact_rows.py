@@ -316,7 +316,8 @@ def test_views_events_and_logs(client: Client) -> None:
             "time": "2023-11-14T22:13:20.125000000Z",
             "time_ns": LOGGED,
             "name": "log.message",
-            "attributes": '{"rows":3,"body":"loaded 3 rows","level":"WARNING"}',
+            "attributes": '{"time":"2023-11-14T22:13:20.125000Z","body":"loaded 3 rows","level":"WARNING",'
+            f'"trace_id":"{trace}","span_id":"0000000000000013",{task_id},"rows":3}}',
             "trace_id": trace,
             "span_id": "0000000000000013",
             **job,
@@ -334,7 +335,8 @@ def test_views_events_and_logs(client: Client) -> None:
             "time": "2023-11-14T22:13:20.156250000Z",
             "time_ns": LOGGED_2,
             "name": "log.message",
-            "attributes": f'{KEY_ERROR[:-1]},"body":"no key","level":"ERROR"}}',
+            "attributes": '{"time":"2023-11-14T22:13:20.156250Z","body":"no key","level":"ERROR",'
+            f'"trace_id":"{trace}","span_id":"0000000000000012",{task_id}}}',
             "trace_id": trace,
             "span_id": "0000000000000012",
             **job,

@@ -284,6 +284,28 @@ def test_order_of_event_attributes(client: Client) -> None:
     assert list(event["attributes"]) == ["time", "body", "level", "trace_id", "span_id", "task_id", "a"]
 
 
+def test_the_view_agrees_with_the_events_of_spans(client: Client) -> None:
+    """The view `events` shows each log.message with the attributes that query_spans returns, in the same order."""
+
+    def body(context: ExecutionContext) -> None:
+        log_bound(context.logger)
+        log_trace_ids(context.logger)
+        log_exception(context.logger)
+        log_values(context.logger)
+        context.logger.info("mine", **{"time": "t", "body": [1], "level": 2**70, "exception.note": "n", "ü\n": "\x00"})
+        context.logger.log(25, "ü\x00\n")
+        get_logger("plain").info("no task_id")
+        logging.getLogger("another").warning("with task_id")
+
+    job = run_in_task(client, body)
+    events = spans_by_name(client, job)["task/Body"].events
+    rows = table(client, "SELECT name, time_ns, attributes FROM events ORDER BY time_ns")
+    assert [name for name, _, _ in rows] == ["log.message"] * 11
+    shown = [plain(orjson_loads(attributes)) for _, _, attributes in rows]
+    assert shown == [plain(event["attributes"]) for event in events]
+    assert [list(attributes) for attributes in shown] == [list(event["attributes"]) for event in events]
+
+
 def test_limit_of_log_events(client: Client) -> None:
     """A span shows at most 128 events, the last ones; all log records are kept as such."""
 
