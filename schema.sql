@@ -304,7 +304,7 @@ CREATE TABLE log_records (
   time_ns         INTEGER NOT NULL,
   log_no          INTEGER NOT NULL,               -- writer_no * 2^40 + the writer's count: unique, delivered twice is stored once
   span_id         INTEGER,                        -- NULL: outside of any span
-  severity_number INTEGER NOT NULL,               -- OTLP: 1-4 trace, 5-8 debug, 9-12 info, 13-16 warn, 17-20 error, 21-24 fatal
+  severity_number INTEGER NOT NULL,               -- OTLP: 5-8 debug, 9-12 info, 13-16 warn, 17-20 error, 21-24 fatal; 0: below debug
   severity_text   TEXT    NOT NULL,
   body            TEXT    NOT NULL,
   task_no         INTEGER,                        -- task that was running; NULL: none

@@ -581,16 +581,20 @@ def test_severities(level: int, number: int, text: str, event_level: str, client
     assert table(client, "SELECT json_extract(attributes, '$.level') FROM events") == [(event_level,)]
 
 
-@pytest.mark.parametrize("level", [5, 11, 25, 35, 45, 53, 60])
-def test_levels_in_between(level: int, client: Client) -> None:
-    """A level of the user's own belongs to the severity group of the stdlib level below it."""
-    logger = private_logger(StoreHandler())
+def test_every_level(client: Client) -> None:
+    """Each level, also one of the user's own, has the severity number and text of the official package."""
+    exporter = InMemoryLogRecordExporter()
+    provider = LoggerProvider()
+    provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+    logger = private_logger(OTELLoggingHandler(logger_provider=provider), StoreHandler())
+    levels = range(61)
     with client.tracer.span("span"):
-        logger.log(level, "log")
-    groups = {5: range(1, 5), 11: range(5, 9), 25: range(9, 13), 35: range(13, 17), 45: range(17, 21)}
-    ((number, text),) = table(client, "SELECT severity_number, severity FROM logs")
-    assert number in groups.get(level, range(21, 25))
-    assert text == f"Level {level}"
+        for level in levels:
+            logger.handle(logger.makeRecord(TASKS, level, __file__, 1, "%d", (level,), None))
+    theirs = [data.log_record for data in exporter.get_finished_logs()]
+    assert [record.body for record in theirs] == [str(level) for level in levels]
+    expected = [(record.body, record.severity_number.value, record.severity_text) for record in theirs]
+    assert table(client, "SELECT body, severity_number, severity FROM logs ORDER BY CAST(body AS INTEGER)") == expected
 
 
 @pytest.mark.parametrize(
