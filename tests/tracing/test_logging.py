@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -555,6 +556,32 @@ def test_unsampled_spans(client: Client) -> None:
     with client.tracer.span("span", context=context):
         get_logger("unsampled").info("log")
     assert table(client, "SELECT body, trace_id FROM logs") == [("log", None)]
+
+
+# -- time -------------------------------------------------------------------------------------------------------
+
+
+def test_times_to_the_nanosecond(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record of context.logger has the nanosecond of the call; its event shows the microsecond of that."""
+    now = 1_700_000_000_123_456_789
+    logger = StructuredLogger(private_logger(StoreHandler()))
+    with client.tracer.span("span"), monkeypatch.context() as patch:
+        patch.setattr("tilebox_local.clock.wall_ns", lambda: now)
+        logger.bind(a=1).info("log")
+    assert table(client, "SELECT time_ns, time FROM logs") == [(now, "2023-11-14T22:13:20.123456789Z")]
+    assert table(client, "SELECT time_ns, json_extract(attributes, '$.time') FROM events") == [
+        (now, "2023-11-14T22:13:20.123456Z")
+    ]
+
+
+@pytest.mark.parametrize("created", [0.0, 1_700_000_000.5, 1_700_000_000.123456789, 1_999_999_999.9999998, -1.75])
+def test_times_of_stdlib_records(created: float, client: Client) -> None:
+    """A record of a stdlib logger is stored with the time it has, a float of seconds, rounded to the nanosecond."""
+    record = logging.LogRecord(TASKS, logging.INFO, __file__, 1, "log", (), None)
+    record.created = created
+    with client.tracer.span("span"):
+        StoreHandler().emit(record)
+    assert table(client, "SELECT time_ns FROM logs") == [(round(Fraction(created) * 10**9),)]
 
 
 # -- severities and levels --------------------------------------------------------------------------------------
