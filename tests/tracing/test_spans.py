@@ -885,6 +885,50 @@ def test_an_instrumented_library(client: Client) -> None:
     assert table(client, query) == [("some.library", "CLIENT"), ("tilebox.com/observability", "INTERNAL")]
 
 
+def test_force_flush(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """force_flush commits what has ended and returns True; False, and one line in the log, if time runs out."""
+    provider = client.tracer_provider
+    with client.tracer.span("first"):
+        pass
+    assert provider.force_flush() is True
+    assert outside(client.path, "SELECT name FROM spans") == [{"name": "first"}]
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold(connection: Any) -> bool:
+        entered.set()
+        return leave.wait(PATIENCE_S)
+
+    holder = threading.Thread(target=client._store.transact, args=(hold,))
+    holder.start()
+    assert entered.wait(PATIENCE_S)
+    with client.tracer.span("second"):
+        pass
+    assert provider.force_flush(timeout_millis=1) is False
+    leave.set()
+    holder.join()
+    assert [record.message for record in caplog.records] == [
+        "Spans are not flushed: 1 records are still queued after 0.001 s."
+    ]
+    assert provider.force_flush() is True
+    assert outside(client.path, "SELECT name FROM spans ORDER BY start_ns") == [{"name": "first"}, {"name": "second"}]
+
+
+def test_flushing_while_the_disk_refuses(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """force_flush and shutdown do not raise if the store cannot be written; the spans are kept until it can."""
+    provider = client.tracer_provider
+    refuses = [False]
+    client._store.transact(lambda connection: connection.set_commit_hook(lambda: refuses[0]))
+    with client.tracer.span("span"):
+        refuses[0] = True
+    assert provider.force_flush() is False
+    provider.shutdown()
+    messages = [record.message for record in caplog.records if record.message.startswith("Spans")]
+    assert messages == [f"Spans are not flushed: {client.path}: constraint failed."] * 2
+    refuses[0] = False
+    assert provider.force_flush() is True
+    assert outside(client.path, "SELECT name FROM spans") == [{"name": "span"}]
+
+
 def test_a_library_on_the_global_provider(client: Client) -> None:
     """A library that uses OpenTelemetry's global tracer stores its spans here once our provider is the global one."""
     script = """

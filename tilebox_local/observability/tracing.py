@@ -14,6 +14,7 @@ from opentelemetry import trace as otel_trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tilebox_local.errors import ArgumentError
+from tilebox_local.observability._logging import internal_logger
 from tilebox_local.observability.span import (
     ConfiguredSpan,
     CurrentSpan,
@@ -195,12 +196,23 @@ class LocalTracerProvider(otel_trace.TracerProvider):
         return LocalTracer(self._writer, self._resource, text_of(instrumenting_module_name or "unknown"))
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Wait until all ended spans are committed."""
-        self._writer.flush(timeout_millis / 1000)
+        """Wait until all ended spans are committed. Never raises; thread-safe.
+
+        Args:
+            timeout_millis: How long to wait, in milliseconds.
+
+        Returns:
+            False if it took longer, or if the store cannot be written; the reason is logged, the spans stay queued.
+        """
+        try:
+            self._writer.flush(timeout_millis / 1000)
+        except Exception as error:  # noqa: BLE001 -- telemetry must not raise
+            internal_logger.error("Spans are not flushed: %s", error)
+            return False
         return True
 
     def shutdown(self) -> None:
-        """Flush. The store is closed by its client."""
+        """Flush, for at most 30 seconds. Never raises. The store is closed by its client."""
         self.force_flush()
 
 
