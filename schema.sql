@@ -16,7 +16,12 @@
 --   *_no       the row's number in this file; meaningless outside of it.
 --   attributes JSON object. Values: string, number, boolean, null, array, object. What JSON cannot hold is tagged:
 --              {"$int": "9223372036854775808"}, {"$float": "NaN" | "Infinity" | "-Infinity"}, {"$bytes": "<base64>"};
---              an object whose only key starts with "$" is kept as {"$object": {...}}. NULL is the empty object.
+--              an object whose first key starts with "$" is kept as {"$object": {...}}. NULL is the empty object.
+--              What is too long is cut, and says so: text (64 Ki characters) ends with "… (N characters)", N before the
+--              cut; an array (10,000 items, with all below it) ends with the item {"$cut": <items left out>}; bytes
+--              (64 KiB) are {"$bytes": "<base64>", "$cut": <bytes left out>}, objects (as arrays) are
+--              {"$object": {...}, "$cut": <keys left out>}. Of attributes that are longer than 1 MiB altogether, each
+--              is cut to 1,000 characters of text, or of its JSON as text.
 --   Booleans   0 or 1.
 --   Only features of SQLite 3.37 are used, so that older tools can read the file.
 --
