@@ -51,7 +51,6 @@ _RANDOM_TRACE_ID = 0x02  # W3C Trace Context level 2: the trace id is random
 _NEW_TRACE_FLAGS = _SAMPLED | _RANDOM_TRACE_ID
 _ERROR = otel_trace.StatusCode.ERROR.value
 _OK = otel_trace.StatusCode.OK.value
-_INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
 
 
 def _limit(variable: str, default: int) -> int:
@@ -245,23 +244,38 @@ class RecordingSpan(otel_trace.Span):
         return self.duration_ns is None
 
     def set_attribute(self, key: str, value: Any) -> None:
-        """Set an attribute. Any value is stored: what is no string, number, boolean or sequence, as its text."""
+        """Set an attribute. Any value is stored: what is no string, number, boolean or sequence, as its text.
+
+        A key that is set again moves to the end. The oldest of more than 128 attributes is dropped and counted.
+        """
         if self.duration_ns is not None:
             self._warn_ended("attribute", key)
             return
         if type(key) is not str:
             key = text_of(key)
+        kind = type(value)
+        if not (
+            kind is str or kind is bool or (kind is int and -0x8000_0000_0000_0000 <= value <= 0x7FFF_FFFF_FFFF_FFFF)
+        ):
+            value = capture_value(value)
         attributes = self.attributes
         if attributes is None:
-            attributes = self.attributes = {}
-        elif len(attributes) >= ATTRIBUTE_LIMIT and key not in attributes:
-            self.dropped_attributes += 1
-            self.has_details = True
+            if ATTRIBUTE_LIMIT:
+                self.attributes = {key: value}
+            else:
+                self._drop_oldest_attribute({})
             return
-        kind = type(value)
-        if not (kind is str or kind is bool or (kind is int and _INT64_MIN <= value <= _INT64_MAX)):
-            value = capture_value(value)
+        if key in attributes:
+            attributes.pop(key, None)  # not del: another thread may have done the same
+        elif len(attributes) >= ATTRIBUTE_LIMIT:
+            self._drop_oldest_attribute(attributes)
         attributes[key] = value
+
+    def _drop_oldest_attribute(self, attributes: dict[str, Any]) -> None:
+        with contextlib.suppress(RuntimeError, StopIteration):  # another thread changes them
+            attributes.pop(next(iter(attributes)), None)
+        self.dropped_attributes += 1
+        self.has_details = True
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Set several attributes."""

@@ -179,7 +179,8 @@ def encode_attributes(attributes: dict[str, Any] | None) -> str | None:
 
 
 def _encode_repaired(attributes: dict[str, Any]) -> str:
-    repaired = {text_of(key): _repair(value) for key, value in attributes.items()}
+    # A copy, since the attributes of a span that is still open may change under the writer's hands.
+    repaired = {text_of(key): _repair(value) for key, value in attributes.copy().items()}
     encoded = _dumps(repaired)
     if len(encoded) > _MAX_JSON_BYTES:
         encoded = _dumps({_shorten(key, 200): _shorten_value(value) for key, value in repaired.items()})
