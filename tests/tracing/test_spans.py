@@ -12,6 +12,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -30,6 +31,7 @@ from trace_support import outside, run_in_task, run_script, spans_by_name, table
 from tilebox_local import Client, ExecutionContext, Task
 from tilebox_local.errors import ArgumentError, StoreError
 from tilebox_local.observability import span as span_module
+from tilebox_local.observability.logging import get_logger
 from tilebox_local.observability.tracing import (
     NoopWorkflowTracer,
     WorkflowTracer,
@@ -643,12 +645,76 @@ def test_threads_that_set_the_same_attributes(client: Client) -> None:
     assert 124 <= len(orjson.loads(text)) <= 132  # each thread may drop one too many or too few
 
 
+def use_without_a_client(tracer: Any) -> list[Any]:
+    """What can be seen of the spans of a tracer that stores none."""
+    seen: list[Any] = []
+    outside = otel.get_current_span()
+    with tracer.span("outer", attributes={"n": 1}) as outer:
+        seen += [outer.is_recording(), otel.get_current_span() is outer, tracer.current_span() is outer]
+        outer.set_attribute("task_id", "mine")
+        with suppress(ValueError), type(tracer)().span("inner", kind=SpanKind.CLIENT) as inner:
+            seen += [dict(inner.attributes), otel.get_current_span() is inner]
+            one, other = inner.get_span_context(), outer.get_span_context()
+            seen += [one.is_valid, one.trace_flags, one.trace_id == other.trace_id, one.span_id == other.span_id]
+            carrier: dict[str, str] = {}
+            propagator.inject(carrier)
+            seen.append(carrier["traceparent"] == f"00-{one.trace_id:032x}-{one.span_id:016x}-03")
+            raise ValueError("no")
+        seen += [inner.is_recording(), otel.get_current_span() is outer, outer.is_recording()]
+        outer.add_event("event")
+        outer.update_name("renamed")
+        seen += [dict(outer.attributes), outer.name]
+    with start_job_span(tracer, SimpleNamespace(trace_parent=f"00-{'ab' * 16}-{'1' * 16}-01"), "job") as span:
+        seen += [f"{span.get_span_context().trace_id:x}", span.get_span_context().trace_flags]
+    unsampled = otel.set_span_in_context(otel.NonRecordingSpan(otel.SpanContext(1, 2, is_remote=True)))
+    with tracer.span("unsampled", unsampled) as span:
+        seen += [span.is_recording(), span.get_span_context().trace_id]
+    return [*seen, otel.get_current_span() is outside]
+
+
 def test_a_tracer_without_a_client() -> None:
-    """The tracer of a task outside of any runner makes blocks without spans."""
-    with NoopWorkflowTracer().span("span", attributes={"n": 1}) as span:
-        span.set_attribute("m", 2)
-        span.add_event("event")
-    assert span.get_span_context().trace_id == 0 or span.is_recording() is False
+    """Spans of a tracer that stores none nest, propagate and inherit task_id as those of the official package do."""
+    assert use_without_a_client(NoopWorkflowTracer()) == use_without_a_client(OfficialTracer())
+
+
+def test_unstored_spans_in_a_task(client: Client) -> None:
+    """Below a span of a task, such a span has the task's id, and what is recorded inside belongs to the task's span."""
+
+    def body(context: ExecutionContext) -> None:
+        noop = NoopWorkflowTracer()
+        with context.tracer.span("mine"), noop.span("one") as one, noop.span("two") as two:
+            seen.append([dict(span.attributes) for span in (one, two)])  # type: ignore[attr-defined]
+            seen.append(two.get_span_context().trace_id)
+            context.logger.info("log")
+            with context.tracer.span("below"):
+                context.logger.info("deeper")
+
+    seen: list[Any] = []
+    job = run_in_task(client, body)
+    assert tree(client, job) == {"job/job": None, "task/Body": "job/job", "mine": "task/Body", "below": "mine"}
+    spans = spans_by_name(client, job)
+    task_id = {"task_id": spans["task/Body"].attributes["task_id"]}
+    assert seen == [[task_id] * 2, int(spans["mine"].trace_id, 16)]
+    assert [span.attributes for span in (spans["mine"], spans["below"])] == [task_id] * 2
+    assert [(log.body, log.span_id) for log in client.jobs().query_logs(job)] == [
+        ("log", spans["mine"].span_id),
+        ("deeper", spans["below"].span_id),
+    ]
+    assert table(client, "SELECT count(*) FROM trace_records") == [(2,)]
+
+
+def test_unstored_spans_outside_of_tasks(client: Client) -> None:
+    """Where no span above is stored, a span of a client continues the trace, and log records belong to no span."""
+    client.runner(tasks=[])
+    with NoopWorkflowTracer().span("unstored") as unstored:
+        get_logger("tests").info("log")
+        with client.tracer.span("stored"):
+            pass
+    ids = unstored.get_span_context()
+    assert table(client, "SELECT name, trace_id, parent_span_id FROM spans") == [
+        ("stored", f"{ids.trace_id:032x}", f"{ids.span_id:016x}")
+    ]
+    assert table(client, "SELECT body, span_id FROM logs") == [("log", None)]
 
 
 # -- threads and asyncio ----------------------------------------------------------------------------------------

@@ -42,7 +42,15 @@ if TYPE_CHECKING:
 
     from tilebox_local.storage.writer import Writer
 
-__all__ = ["ConfiguredSpan", "CurrentSpan", "RecordingSpan", "current_recording_span", "parent_from_context"]
+__all__ = [
+    "NOWHERE",
+    "ConfiguredSpan",
+    "CurrentSpan",
+    "RecordingSpan",
+    "UnstoredSpan",
+    "current_recording_span",
+    "parent_from_context",
+]
 
 _log = logging.getLogger("tilebox.workflows.internal")
 
@@ -152,6 +160,7 @@ class RecordingSpan(otel_trace.Span):
         The span belongs to the task of `of_task`: the current span for a workflow tracer, as in the official package.
         """
         self.span_id = new_span_id()
+        parent, of_task = self._stored_above(parent), self._stored_above(of_task)
         if isinstance(parent, RecordingSpan) and parent.writer is self.writer:
             self.scope = parent.scope
             self.parent_id = parent.span_id
@@ -161,6 +170,10 @@ class RecordingSpan(otel_trace.Span):
             self.has_details = True
         self._join_task_of(of_task)
         self._begin(start_time)
+
+    def _stored_above(self, span: otel_trace.Span | None) -> otel_trace.Span | None:
+        """`span`, or the span that it stands below in the store, if itself is not stored."""
+        return span.stored if isinstance(span, UnstoredSpan) and span.stored is not None else span
 
     def _begin(self, start_time: int | None) -> None:
         start_time = _as_instant(start_time)
@@ -581,6 +594,56 @@ class ConfiguredSpan(CurrentSpan):
             self.fail(exc_val, record=self.records_exception, set_status=self.sets_status_on_exception)
 
 
+class _Nowhere:
+    """In place of a writer: takes spans and forgets them."""
+
+    class _NoSpans(dict[RecordingSpan, None]):
+        def __setitem__(self, span: RecordingSpan, value: None) -> None:
+            pass
+
+    def __init__(self) -> None:
+        self.idle = False
+        self.open_spans = self._NoSpans()
+        self.task_ids: dict[int, str] = {}
+
+    def append_span(self, span: RecordingSpan) -> None:
+        """Forget an ended span."""
+
+
+NOWHERE: Any = _Nowhere()
+
+
+class UnstoredSpan(ConfiguredSpan):
+    """A span that lives, nests and is propagated like others, but is stored nowhere.
+
+    `stored` is the nearest span above that is stored: what is recorded inside, by others, belongs to that.
+    """
+
+    stored: RecordingSpan | None = None
+
+    def __init__(self, name: str) -> None:
+        super().__init__(NOWHERE, Reference(""), name)
+
+    def start(
+        self, parent: otel_trace.Span | None, of_task: otel_trace.Span | None, start_time: int | None = None
+    ) -> None:
+        """As of other spans."""
+        super().start(parent, of_task, start_time)
+        self.stored = parent.stored if isinstance(parent, UnstoredSpan) else _as_recording(parent)
+
+    def _stored_above(self, span: otel_trace.Span | None) -> otel_trace.Span | None:
+        return span
+
+    def _join_task_of(self, span: otel_trace.Span | None) -> None:
+        if isinstance(span, RecordingSpan) and span.task_no is not None:
+            self.set_attribute("task_id", span.writer.task_ids.get(span.task_no))
+        super()._join_task_of(span)
+
+
+def _as_recording(span: object) -> RecordingSpan | None:
+    return span if isinstance(span, RecordingSpan) else None
+
+
 def _as_instant(value: Any) -> int | None:
     """An instant that a caller gave, None for what is no number."""
     if value is None or type(value) is int:
@@ -626,6 +689,8 @@ def parent_from_context(context: Context | None) -> otel_trace.Span | None:
 
 
 def current_recording_span() -> RecordingSpan | None:
-    """The current span if it is one of ours and still open."""
+    """The current span if it is one of ours and still open; of one that is not stored, the stored span above it."""
     span = _get_context().get(_SPAN_KEY)
+    if isinstance(span, UnstoredSpan):
+        span = span.stored
     return span if isinstance(span, RecordingSpan) and span.duration_ns is None else None
