@@ -779,6 +779,88 @@ def test_first_console_replaces_the_automatic_one(client: Client, capsys: pytest
     assert capsys.readouterr().out == ""
 
 
+GET_LOGGER = """
+import importlib, logging, os, sys
+sys.stderr = sys.stdout  # what logging prints as the last resort
+module = importlib.import_module(sys.argv[1] + ".observability.logging")
+
+def show(what):
+    found = module.root_logger.handlers
+    print(what, [(type(handler).__name__, handler.level, handler.stream is sys.stdout) for handler in found])
+
+def add_handler_of_the_program():
+    logging.basicConfig(stream=sys.stdout, format="program: %(message)s")
+
+def console():
+    module.configure_console_logging(logging.WARNING)
+
+def no_console():
+    module.configure_console_logging(enabled=False)
+
+def another_console():
+    module.configure_console_logging(reconfigure=False)
+
+show("import")
+for step in sys.argv[2].split():
+    if step == "get":
+        logger = module.get_logger("a")
+        show(logger.name)
+        logger.debug("debug")
+        logger.info("hello %s", step)
+        logger.error("error")
+        module.get_logger("b.c", logging.ERROR).info("below its level")
+    else:
+        globals()[step]()
+        show(step)
+names = [module.get_logger(name).name for name in ("", None, None)]
+print(names[0], names[1] != names[2], names[1].rpartition("_")[0])
+"""
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "get get",
+        "add_handler_of_the_program get",
+        "get add_handler_of_the_program get",
+        "no_console get",
+        "get no_console get",
+        "console get",
+        "get another_console another_console",
+    ],
+)
+def test_console_of_get_logger(steps: str) -> None:
+    """get_logger adds the automatic console when the official one does; each record is printed as often as there."""
+
+    def printed(package: str) -> str:
+        text = run_script(GET_LOGGER, package, steps)
+        return re.sub(r"\x1b\[[\d;]*m|[\d-]+ [\d:,]+ |\d+: ", "", text)  # colours, times and pids
+
+    assert printed("tilebox_local") == printed("tilebox.workflows")
+
+
+def test_get_logger_before_a_runner(tmp_path: Path) -> None:
+    """A runner adds no second console to that of get_logger: each record is printed once."""
+    script = """
+import sys
+from tilebox_local import Client, Task
+from tilebox_local.observability.logging import get_logger
+logger = get_logger("mine")
+logger.info("before")
+
+class Say(Task):
+    def execute(self, context):
+        logger.info("inside")
+        context.logger.info("of the context")
+
+with Client(sys.argv[1]) as client:
+    client.jobs().submit("job", Say())
+    client.runner(tasks=[Say]).run_all()
+"""
+    lines = run_script(script, tmp_path / "store.db").splitlines()
+    assert [line.partition(": ")[2] for line in lines] == ["INFO: before", "INFO: inside", "INFO: of the context"]
+
+
 @pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL, 25])
 def test_colours_end(level: int) -> None:
     """Whatever the level, the colour ends with the line, and the text is time, level and message."""

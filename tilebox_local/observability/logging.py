@@ -163,17 +163,21 @@ _is_automatic = False  # the only console is the one that a runner has added
 
 def initialize_logging(writer: Writer, resource: Reference) -> None:
     """Start to store log records, and to print them unless a console is configured. Called for every runner."""
-    global _first_runner, _is_automatic
+    global _first_runner
     with _lock:
         root = logging.getLogger()
         if _handler not in root.handlers:
             root.addHandler(_handler)
         if _first_runner is None or _first_runner[0]() is None:
             _first_runner = (weakref.ref(writer), resource)
-        if not _is_console_configured and not _consoles:
-            formatter = logging.Formatter("%(process)d: %(levelname)s: %(message)s")
-            _add_console(logging.NOTSET, sys.stdout, formatter)
-            _is_automatic = True
+        _add_automatic_console()
+
+
+def _add_automatic_console() -> None:
+    global _is_automatic
+    if not _is_console_configured and not _consoles:
+        _add_console(logging.NOTSET, sys.stdout, logging.Formatter("%(process)d: %(levelname)s: %(message)s"))
+        _is_automatic = True
 
 
 def _add_console(level: int, stream: TextIO, formatter: logging.Formatter) -> None:
@@ -232,7 +236,7 @@ def configure_console_logging(
             _remove_consoles()
             _is_automatic = False
         if enabled:
-            _add_console(level, stream or sys.stdout, ColorfulConsoleFormatter())
+            _add_console(level, sys.stdout if stream is None else stream, ColorfulConsoleFormatter())
 
 
 def configure_log_level(level: int = logging.INFO, *, tilebox_debug: bool = False) -> None:
@@ -245,8 +249,19 @@ def configure_log_level(level: int = logging.INFO, *, tilebox_debug: bool = Fals
 
 
 def get_logger(name: str | None = None, level: int = logging.NOTSET) -> logging.Logger:
-    """A stdlib logger whose records are stored like those of `context.logger`. Without a name, a new one."""
-    logger = logging.getLogger(f"{task_logger.name}.{name or uuid4()}")
+    """A stdlib logger, `tilebox.workflows.tasks.<name>`, whose records are stored like those of `context.logger`.
+
+    As long as nothing prints its records, neither a console of this package nor a handler of the program's own (as of
+    `logging.basicConfig`), the console that a runner would add is added.
+
+    Args:
+        name: Last part of the logger's name; None makes a new logger each time.
+        level: Its least stdlib level; by default that of `configure_log_level`.
+    """
+    with _lock:
+        if not root_logger.hasHandlers():
+            _add_automatic_console()
+    logger = logging.getLogger(f"{task_logger.name}.{f'unnamed_logger_{uuid4()}' if name is None else name}")
     logger.setLevel(level)
     return logger
 
