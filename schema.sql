@@ -16,7 +16,12 @@
 --   *_no       the row's number in this file; meaningless outside of it.
 --   attributes JSON object. Values: string, number, boolean, null, array, object. What JSON cannot hold is tagged:
 --              {"$int": "9223372036854775808"}, {"$float": "NaN" | "Infinity" | "-Infinity"}, {"$bytes": "<base64>"};
---              an object whose only key starts with "$" is kept as {"$object": {...}}. NULL is the empty object.
+--              an object whose first key starts with "$" is kept as {"$object": {...}}. NULL is the empty object.
+--              What is too long is cut, and says so: text (64 Ki characters) ends with "… (N characters)", N before the
+--              cut; an array (10,000 items, with all below it) ends with the item {"$cut": <items left out>}; bytes
+--              (64 KiB) are {"$bytes": "<base64>", "$cut": <bytes left out>}, objects (as arrays) are
+--              {"$object": {...}, "$cut": <keys left out>}. Of attributes that are longer than 1 MiB altogether, each
+--              is cut to 1,000 characters of text, or of its JSON as text.
 --   Booleans   0 or 1.
 --   Only features of SQLite 3.37 are used, so that older tools can read the file.
 --
@@ -305,7 +310,7 @@ CREATE TABLE log_records (
   time_ns         INTEGER NOT NULL,
   log_no          INTEGER NOT NULL,               -- writer_no * 2^40 + the writer's count: unique, delivered twice is stored once
   span_id         INTEGER,                        -- NULL: outside of any span
-  severity_number INTEGER NOT NULL,               -- OTLP: 1-4 trace, 5-8 debug, 9-12 info, 13-16 warn, 17-20 error, 21-24 fatal
+  severity_number INTEGER NOT NULL,               -- OTLP: 5-8 debug, 9-12 info, 13-16 warn, 17-20 error, 21-24 fatal; 0: below debug
   severity_text   TEXT    NOT NULL,
   body            TEXT    NOT NULL,
   task_no         INTEGER,                        -- task that was running; NULL: none
@@ -457,6 +462,8 @@ JOIN trace_records t ON t.trace_no = l.trace_no
 LEFT JOIN job_records j ON j.job_no = t.job_no;
 
 -- Events of spans: those that code added, and log.message for each log record that was emitted while a span was active.
+-- log.message has time (to the microsecond), body, level (Python's name), trace_id and span_id, then the attributes of
+-- the record, but not its exception: that is in the view logs. (query_spans shows the last 128 events of each span.)
 CREATE VIEW events AS
 SELECT
   strftime('%Y-%m-%dT%H:%M:%S', e.time_ns / 1000000000, 'unixepoch')
@@ -478,8 +485,21 @@ SELECT
   strftime('%Y-%m-%dT%H:%M:%S', l.time_ns / 1000000000, 'unixepoch')
     || printf('.%09dZ', l.time_ns % 1000000000),
   'log.message',
-  json_set(coalesce(l.attributes, '{}'), '$.body', l.body, '$.level',
-    CASE l.severity_text WHEN 'WARN' THEN 'WARNING' WHEN 'FATAL' THEN 'CRITICAL' ELSE l.severity_text END),
+  json_patch(
+    json_patch(
+      json_object(
+        'time', strftime('%Y-%m-%dT%H:%M:%S', l.time_ns / 1000000000, 'unixepoch')
+          || printf('.%06dZ', l.time_ns % 1000000000 / 1000),
+        'body', l.body,
+        'level', CASE l.severity_text WHEN 'WARN' THEN 'WARNING' WHEN 'FATAL' THEN 'CRITICAL' ELSE l.severity_text END,
+        'trace_id', lower(hex(t.trace_id)),
+        'span_id', printf('%016x', l.span_id)),
+      json_object('task_id', (
+        SELECT lower(substr(hex(k.task_id), 1, 8) || '-' || substr(hex(k.task_id), 9, 4) || '-'
+          || substr(hex(k.task_id), 13, 4) || '-' || substr(hex(k.task_id), 17, 4) || '-' || substr(hex(k.task_id), 21))
+        FROM task_records k WHERE k.task_no = l.task_no AND l.has_task_id))),
+    json_remove(coalesce(l.attributes, '{}'), '$."exception.type"', '$."exception.message"',
+      '$."exception.stacktrace"')),
   lower(hex(t.trace_id)),
   printf('%016x', l.span_id),
   j.name,

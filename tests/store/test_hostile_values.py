@@ -155,6 +155,7 @@ def depth_of(value: Any) -> int:
 
 
 LONG = 10 * 1024 * 1024
+CUT_BYTES = b"\x01" * 65536 + "… (1000000 bytes)".encode()
 TOO_DEEP = "… (nested too deeply)"
 FINE = object()  # stored in some readable form
 
@@ -187,7 +188,9 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "bytes": (b"\x00\xff", b"\x00\xff"),
     "bytearray": (bytearray(b"ab"), b"ab"),
     "memoryview": (memoryview(b"ab"), b"ab"),
-    "1 MB of bytes": (b"\x01" * 1_000_000, b"\x01" * 65536),
+    "64 KiB of bytes": (b"\x01" * 65536, b"\x01" * 65536),
+    "1 MB of bytes": (b"\x01" * 1_000_000, b"\x01" * 65536 + "… (1000000 bytes)".encode()),
+    "bytes that were cut before": (CUT_BYTES, CUT_BYTES),
     "mixed list": ([1, "a", 2.5, None, True, b"x"], [1, "a", 2.5, None, True, b"x"]),
     "tuple": ((1, (2, 3)), [1, [2, 3]]),
     "set": ({5}, [5]),
@@ -195,7 +198,17 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "empty list": ([], []),
     "empty dict": ({}, {}),
     "list of odd floats": ([math.inf, -0.0, 2**70], [math.inf, -0.0, 2**70]),
-    "long list": (list(range(20_000)), list(range(10_000))),
+    "10,000 items": (list(range(10_000)), list(range(10_000))),
+    "long list": (list(range(20_000)), [*range(10_000), "… (20000 items)"]),
+    "long tuple": (tuple(range(10_001)), [*range(10_000), "… (10001 items)"]),
+    "long set": (set(range(10_001)), [*range(10_000), "… (10001 items)"]),
+    "long array": (np.arange(10_001), [*range(10_000), "… (10001 items)"]),
+    "long dict": (
+        {str(n): n for n in range(10_001)},
+        {str(n): n for n in range(10_000)} | {"…": "(10001 items)"},
+    ),
+    "long list in a list": ([[0] * 20_000, [1, 2], 3], [[0] * 9_997 + ["… (20000 items)"], ["… (2 items)"], 3]),
+    "long dict of tags": ({"$a": [0] * 20_000}, {"$a": [0] * 9_999 + ["… (20000 items)"]}),
     "dict": ({"a.b": {"c": ["d", {}]}, 'quo"te': 1, "": 2}, {"a.b": {"c": ["d", {}]}, 'quo"te': 1, "": 2}),
     "odd keys": ({1: "a", None: "b", (1, 2): "c", b"x": "d"}, {"1": "a", "None": "b", "(1, 2)": "c", "b'x'": "d"}),
     "keys of equal text": ({1: "a", "1": "b"}, {"1": "b"}),
@@ -203,6 +216,11 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "looks like a tag": ({"$int": "5"}, {"$int": "5"}),
     "looks like a tag of text": ({"$float": "no float"}, {"$float": "no float"}),
     "looks like a tag in a tag": ({"$object": {"$object": {"a": 1}}}, {"$object": {"$object": {"a": 1}}}),
+    "looks like a cut": ([1, {"$cut": 5}], [1, {"$cut": 5}]),
+    "looks like cut bytes": ({"$bytes": "YQ==", "$cut": 1}, {"$bytes": "YQ==", "$cut": 1}),
+    "looks like a cut object": ({"$object": {"a": 1}, "$cut": 1}, {"$object": {"a": 1}, "$cut": 1}),
+    "looks like a cut in a cut": ([{"$object": {"$cut": 5}}], [{"$object": {"$cut": 5}}]),
+    "several keys like tags": ({"$int": 1, "$float": 2, "a": 3}, {"$int": 1, "$float": 2, "a": 3}),
     "unknown tag": ([{"$ref": "#/a"}], [{"$ref": "#/a"}]),
     "tag with a tagged value": ({"$bytes": b"\xff"}, {"$bytes": b"\xff"}),
     "depth 30": (nested(30), nested(30)),
@@ -461,6 +479,8 @@ def test_depth_is_limited(make: Callable[[], Any], lab: Lab) -> None:
     assert len(lab.logs()) == 1
 
 
+NULLS = ",".join(f'"{number}":null' for number in range(10_000))
+
 BRANCHING = """
 import sys
 from tilebox_local.storage.attributes import capture_value
@@ -486,13 +506,39 @@ def test_a_giant_integer_does_not_break_the_query(lab: Lab) -> None:
 
 
 def test_attributes_of_more_than_a_megabyte_are_cut(lab: Lab) -> None:
-    """If the attributes of a span make more than 1 MiB of JSON, each is cut to 1,000 characters of JSON."""
+    """If the attributes of a span make more than 1 MiB of JSON, each is cut to 1,000 characters, and says so."""
     with lab.span() as span:
         for number in range(20):
             span.set_attribute(f"key {number}", "x" * 65536)
+        span.set_attribute("numbers", [10] * 10_000)
         span.set_attribute("short", 1)
+        span.set_attribute("k" * 201, "short")
     (found,) = lab.spans()
-    assert found.attributes == {f"key {number}": '"' + "x" * 999 for number in range(20)} | {"short": "1"}
+    assert found.attributes == {
+        **{f"key {number}": "x" * 1000 + "… (65536 characters)" for number in range(20)},
+        "numbers": "[" + "10," * 333 + "… (30001 characters of JSON)",
+        "short": 1,
+        "k" * 200 + "… (201 characters)": "short",
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        ([0] * 10_002, "[" + "0," * 10_000 + '{"$cut":2}]'),
+        (b"abc" * 30_000, '{"$bytes":"' + "YWJj" * 21_845 + 'YQ==","$cut":24464}'),
+        (dict.fromkeys(map(str, range(10_003))), '{"$object":{' + NULLS + '},"$cut":3}'),
+    ],
+    ids=["list", "bytes", "dict"],
+)
+def test_marks_of_what_was_cut(value: Any, stored: str, lab: Lab) -> None:
+    """In the file, a value that was cut ends with how much was left out."""
+    with lab.span() as span:
+        span.set_attribute("value", value)
+    lab.client.flush()
+    with lab.client._store.read() as connection:
+        query = "SELECT attributes FROM span_records ORDER BY start_ns DESC LIMIT 1"
+        assert connection.execute(query).fetchall() == [(f'{{"value":{stored}}}',)]
 
 
 # -- texts ------------------------------------------------------------------------------------------------------

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import pandas as pd
@@ -20,9 +19,6 @@ from tilebox_local import Client, ExecutionContext, Job, Task
 from tilebox_local.observability import span as span_module
 from tilebox_local.resource import process_resource, resource_key
 from tilebox_local.telemetry import LogRecord, LogRecords, Span, Spans
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MS = 1_000_000
 T0 = 1_700_000_000_112_000_789  # 2023-11-14T22:13:20.112000789Z
@@ -53,7 +49,7 @@ class Exact(Task):
         hands.move(MS)
         attributes = {"text": "ü", "big": 2**63, "float": math.nan, "bytes": b"\xff", "list": [1, 2.5, None]}
         with context.tracer.span("load", kind=SpanKind.CLIENT, attributes=attributes) as span:
-            hands.move(2 * MS)  # to a fraction of a second that a float holds exactly, as log records have it
+            hands.move(2 * MS)
             span.add_event("reached", {"k": [1, 2.5]})
             context.logger.warning("loaded %d rows", 3, rows=3)
             hands.move(250_000)
@@ -77,7 +73,7 @@ class Exact(Task):
 
 
 @pytest.fixture
-def _controlled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _controlled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clocks and ids under control."""
     hands.__init__()  # type: ignore[misc]
     numbers = count(0x11)
@@ -91,16 +87,6 @@ def _controlled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("tilebox_local.ids.new_ids", lambda time_ns, number: [next(task_ids) for _ in range(number)])
     monkeypatch.setattr("tilebox_local.clock.wall_ns", lambda: hands.wall_ns)
     monkeypatch.setattr("tilebox_local.clock.monotonic_ns", lambda: hands.monotonic_ns)
-    factory = logging.getLogRecordFactory()
-
-    def make(*args: Any, **kwargs: Any) -> logging.LogRecord:
-        record = factory(*args, **kwargs)
-        record.created = hands.wall_ns / 1e9
-        return record
-
-    logging.setLogRecordFactory(make)
-    yield
-    logging.setLogRecordFactory(factory)
 
 
 @pytest.fixture
@@ -316,7 +302,8 @@ def test_views_events_and_logs(client: Client) -> None:
             "time": "2023-11-14T22:13:20.125000000Z",
             "time_ns": LOGGED,
             "name": "log.message",
-            "attributes": '{"rows":3,"body":"loaded 3 rows","level":"WARNING"}',
+            "attributes": '{"time":"2023-11-14T22:13:20.125000Z","body":"loaded 3 rows","level":"WARNING",'
+            f'"trace_id":"{trace}","span_id":"0000000000000013",{task_id},"rows":3}}',
             "trace_id": trace,
             "span_id": "0000000000000013",
             **job,
@@ -334,7 +321,8 @@ def test_views_events_and_logs(client: Client) -> None:
             "time": "2023-11-14T22:13:20.156250000Z",
             "time_ns": LOGGED_2,
             "name": "log.message",
-            "attributes": f'{KEY_ERROR[:-1]},"body":"no key","level":"ERROR"}}',
+            "attributes": '{"time":"2023-11-14T22:13:20.156250Z","body":"no key","level":"ERROR",'
+            f'"trace_id":"{trace}","span_id":"0000000000000012",{task_id}}}',
             "trace_id": trace,
             "span_id": "0000000000000012",
             **job,

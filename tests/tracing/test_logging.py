@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -284,6 +285,28 @@ def test_order_of_event_attributes(client: Client) -> None:
     assert list(event["attributes"]) == ["time", "body", "level", "trace_id", "span_id", "task_id", "a"]
 
 
+def test_the_view_agrees_with_the_events_of_spans(client: Client) -> None:
+    """The view `events` shows each log.message with the attributes that query_spans returns, in the same order."""
+
+    def body(context: ExecutionContext) -> None:
+        log_bound(context.logger)
+        log_trace_ids(context.logger)
+        log_exception(context.logger)
+        log_values(context.logger)
+        context.logger.info("mine", **{"time": "t", "body": [1], "level": 2**70, "exception.note": "n", "ü\n": "\x00"})
+        context.logger.log(25, "ü\x00\n")
+        get_logger("plain").info("no task_id")
+        logging.getLogger("another").warning("with task_id")
+
+    job = run_in_task(client, body)
+    events = spans_by_name(client, job)["task/Body"].events
+    rows = table(client, "SELECT name, time_ns, attributes FROM events ORDER BY time_ns")
+    assert [name for name, _, _ in rows] == ["log.message"] * 11
+    shown = [plain(orjson_loads(attributes)) for _, _, attributes in rows]
+    assert shown == [plain(event["attributes"]) for event in events]
+    assert [list(attributes) for attributes in shown] == [list(event["attributes"]) for event in events]
+
+
 def test_limit_of_log_events(client: Client) -> None:
     """A span shows at most 128 events, the last ones; all log records are kept as such."""
 
@@ -535,6 +558,32 @@ def test_unsampled_spans(client: Client) -> None:
     assert table(client, "SELECT body, trace_id FROM logs") == [("log", None)]
 
 
+# -- time -------------------------------------------------------------------------------------------------------
+
+
+def test_times_to_the_nanosecond(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record of context.logger has the nanosecond of the call; its event shows the microsecond of that."""
+    now = 1_700_000_000_123_456_789
+    logger = StructuredLogger(private_logger(StoreHandler()))
+    with client.tracer.span("span"), monkeypatch.context() as patch:
+        patch.setattr("tilebox_local.clock.wall_ns", lambda: now)
+        logger.bind(a=1).info("log")
+    assert table(client, "SELECT time_ns, time FROM logs") == [(now, "2023-11-14T22:13:20.123456789Z")]
+    assert table(client, "SELECT time_ns, json_extract(attributes, '$.time') FROM events") == [
+        (now, "2023-11-14T22:13:20.123456Z")
+    ]
+
+
+@pytest.mark.parametrize("created", [0.0, 1_700_000_000.5, 1_700_000_000.123456789, 1_999_999_999.9999998, -1.75])
+def test_times_of_stdlib_records(created: float, client: Client) -> None:
+    """A record of a stdlib logger is stored with the time it has, a float of seconds, rounded to the nanosecond."""
+    record = logging.LogRecord(TASKS, logging.INFO, __file__, 1, "log", (), None)
+    record.created = created
+    with client.tracer.span("span"):
+        StoreHandler().emit(record)
+    assert table(client, "SELECT time_ns FROM logs") == [(round(Fraction(created) * 10**9),)]
+
+
 # -- severities and levels --------------------------------------------------------------------------------------
 
 
@@ -559,16 +608,20 @@ def test_severities(level: int, number: int, text: str, event_level: str, client
     assert table(client, "SELECT json_extract(attributes, '$.level') FROM events") == [(event_level,)]
 
 
-@pytest.mark.parametrize("level", [5, 11, 25, 35, 45, 53, 60])
-def test_levels_in_between(level: int, client: Client) -> None:
-    """A level of the user's own belongs to the severity group of the stdlib level below it."""
-    logger = private_logger(StoreHandler())
+def test_every_level(client: Client) -> None:
+    """Each level, also one of the user's own, has the severity number and text of the official package."""
+    exporter = InMemoryLogRecordExporter()
+    provider = LoggerProvider()
+    provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+    logger = private_logger(OTELLoggingHandler(logger_provider=provider), StoreHandler())
+    levels = range(61)
     with client.tracer.span("span"):
-        logger.log(level, "log")
-    groups = {5: range(1, 5), 11: range(5, 9), 25: range(9, 13), 35: range(13, 17), 45: range(17, 21)}
-    ((number, text),) = table(client, "SELECT severity_number, severity FROM logs")
-    assert number in groups.get(level, range(21, 25))
-    assert text == f"Level {level}"
+        for level in levels:
+            logger.handle(logger.makeRecord(TASKS, level, __file__, 1, "%d", (level,), None))
+    theirs = [data.log_record for data in exporter.get_finished_logs()]
+    assert [record.body for record in theirs] == [str(level) for level in levels]
+    expected = [(record.body, record.severity_number.value, record.severity_text) for record in theirs]
+    assert table(client, "SELECT body, severity_number, severity FROM logs ORDER BY CAST(body AS INTEGER)") == expected
 
 
 @pytest.mark.parametrize(
@@ -724,6 +777,88 @@ def test_first_console_replaces_the_automatic_one(client: Client, capsys: pytest
     log_something(client)
     assert len(stream.getvalue().splitlines()) == 1
     assert capsys.readouterr().out == ""
+
+
+GET_LOGGER = """
+import importlib, logging, os, sys
+sys.stderr = sys.stdout  # what logging prints as the last resort
+module = importlib.import_module(sys.argv[1] + ".observability.logging")
+
+def show(what):
+    found = module.root_logger.handlers
+    print(what, [(type(handler).__name__, handler.level, handler.stream is sys.stdout) for handler in found])
+
+def add_handler_of_the_program():
+    logging.basicConfig(stream=sys.stdout, format="program: %(message)s")
+
+def console():
+    module.configure_console_logging(logging.WARNING)
+
+def no_console():
+    module.configure_console_logging(enabled=False)
+
+def another_console():
+    module.configure_console_logging(reconfigure=False)
+
+show("import")
+for step in sys.argv[2].split():
+    if step == "get":
+        logger = module.get_logger("a")
+        show(logger.name)
+        logger.debug("debug")
+        logger.info("hello %s", step)
+        logger.error("error")
+        module.get_logger("b.c", logging.ERROR).info("below its level")
+    else:
+        globals()[step]()
+        show(step)
+names = [module.get_logger(name).name for name in ("", None, None)]
+print(names[0], names[1] != names[2], names[1].rpartition("_")[0])
+"""
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "get get",
+        "add_handler_of_the_program get",
+        "get add_handler_of_the_program get",
+        "no_console get",
+        "get no_console get",
+        "console get",
+        "get another_console another_console",
+    ],
+)
+def test_console_of_get_logger(steps: str) -> None:
+    """get_logger adds the automatic console when the official one does; each record is printed as often as there."""
+
+    def printed(package: str) -> str:
+        text = run_script(GET_LOGGER, package, steps)
+        return re.sub(r"\x1b\[[\d;]*m|[\d-]+ [\d:,]+ |\d+: ", "", text)  # colours, times and pids
+
+    assert printed("tilebox_local") == printed("tilebox.workflows")
+
+
+def test_get_logger_before_a_runner(tmp_path: Path) -> None:
+    """A runner adds no second console to that of get_logger: each record is printed once."""
+    script = """
+import sys
+from tilebox_local import Client, Task
+from tilebox_local.observability.logging import get_logger
+logger = get_logger("mine")
+logger.info("before")
+
+class Say(Task):
+    def execute(self, context):
+        logger.info("inside")
+        context.logger.info("of the context")
+
+with Client(sys.argv[1]) as client:
+    client.jobs().submit("job", Say())
+    client.runner(tasks=[Say]).run_all()
+"""
+    lines = run_script(script, tmp_path / "store.db").splitlines()
+    assert [line.partition(": ")[2] for line in lines] == ["INFO: before", "INFO: inside", "INFO: of the context"]
 
 
 @pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL, 25])

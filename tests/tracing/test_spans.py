@@ -12,6 +12,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -30,6 +31,7 @@ from trace_support import outside, run_in_task, run_script, spans_by_name, table
 from tilebox_local import Client, ExecutionContext, Task
 from tilebox_local.errors import ArgumentError, StoreError
 from tilebox_local.observability import span as span_module
+from tilebox_local.observability.logging import get_logger
 from tilebox_local.observability.tracing import (
     NoopWorkflowTracer,
     WorkflowTracer,
@@ -197,6 +199,24 @@ def attributes(tracer: Any) -> None:
         span.set_attributes({"y": True, "z": [1.5, 2.5]})
 
 
+def too_many_attributes(tracer: Any) -> None:
+    with tracer.span("span") as span:
+        for number in range(128):
+            span.set_attribute(f"key {number}", number)
+        span.set_attribute("key 0", "is the newest now")
+        span.set_attribute("key 128", 128)
+        span.set_attribute("key 3", "moves, too")
+        span.set_attributes({"key 129": 129, "key 2": "was the oldest", "key 130": 130})
+    with tracer.span("given", attributes={f"key {number}": number for number in range(200)}):
+        pass
+
+
+def attributes_again(tracer: Any) -> None:
+    with tracer.span("span", attributes={"a": 1, "b": 2}) as span:
+        span.set_attributes({"c": 3, "a": 4})
+        span.set_attribute("b", 5)
+
+
 def too_many_events(tracer: Any) -> None:
     with tracer.span("a") as span:
         for number in range(300):
@@ -297,6 +317,8 @@ SCENARIOS = [
     status_calls,
     names,
     attributes,
+    too_many_attributes,
+    attributes_again,
     too_many_events,
     after_the_end,
     links,
@@ -336,7 +358,7 @@ def by_official(scenario: Callable[[Any], None]) -> list[tuple[Any, ...]]:
         shown_links = [
             (link.context.trace_id, link.context.span_id, dict(link.attributes or {})) for link in span.links
         ]
-        attributes = masked("", span.attributes)[1]
+        attributes = list(masked("", span.attributes)[1].items())
         status = (span.status.status_code.value, span.status.description)
         counts = (span.dropped_attributes, span.dropped_events)
         rows.append((span.name, parent, span.kind.name, *status, attributes, events, shown_links, *counts))
@@ -365,7 +387,7 @@ def by_ours(scenario: Callable[[Any], None], client: Client) -> list[tuple[Any, 
                 SpanKind(kind - 1).name,
                 code,
                 message,
-                orjson.loads(attributes or "{}"),
+                list(orjson.loads(attributes or "{}").items()),
                 events.get(span_id, []),
                 [
                     (int(link["trace_id"], 16), int(link["span_id"], 16), link["attributes"])
@@ -466,17 +488,6 @@ def test_ids_differ(client: Client) -> None:
         thread.join()
     query = "SELECT count(*), count(DISTINCT span_id), count(DISTINCT trace_no) FROM span_records"
     assert table(client, query) == [(2000, 2000, 2000)]
-
-
-def test_too_many_attributes(client: Client) -> None:
-    """A span keeps its first 128 attributes, as the specification says; others are counted, known keys may change."""
-    with client.tracer.span("span") as span:
-        for number in range(130):
-            span.set_attribute(f"key {number}", number)
-        span.set_attribute("key 0", "new")
-    ((text, dropped),) = table(client, "SELECT attributes, dropped_attributes_count FROM span_records")
-    assert orjson.loads(text) == {"key 0": "new", **{f"key {number}": number for number in range(1, 128)}}
-    assert dropped == 2
 
 
 def test_changes_after_the_end_are_logged(client: Client, caplog: pytest.LogCaptureFixture) -> None:
@@ -592,17 +603,118 @@ with Client(sys.argv[1]) as client, client.tracer.span("span") as span:
     limits = {"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "3", "OTEL_SPAN_EVENT_COUNT_LIMIT": "2"}
     run_script(script, client.path, env=limits)
     assert table(client, "SELECT attributes, dropped_attributes_count, dropped_events_count FROM span_records") == [
-        ('{"0":0,"1":1,"2":2}', 7, 8)
+        ('{"7":7,"8":8,"9":9}', 7, 8)
     ]
     assert table(client, "SELECT event_no, name FROM event_records ORDER BY event_no") == [(8, "8"), (9, "9")]
 
 
+def test_no_attributes_by_the_environment(client: Client) -> None:
+    """With a limit of 0, a span keeps no attribute, and counts those that it was given."""
+    script = """
+import sys
+from tilebox_local import Client
+with Client(sys.argv[1]) as client, client.tracer.span("span", attributes={"a": 1}) as span:
+    span.set_attribute("b", 2)
+"""
+    run_script(script, client.path, env={"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "0"})
+    query = "SELECT attributes, dropped_attributes_count FROM span_records"
+    assert table(client, query) == [(None, 2)]
+
+
+def test_threads_that_set_the_same_attributes(client: Client) -> None:
+    """Threads that set attributes of one span at once, also the same ones, raise nothing, and about 128 are kept."""
+    barrier = threading.Barrier(4)
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        barrier.wait(PATIENCE_S)
+        try:
+            for number in range(20_000):
+                span.set_attribute(f"key {number % 150}", number)
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+
+    with client.tracer.span("span") as span:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert errors == []
+    ((text,),) = table(client, "SELECT attributes FROM span_records")
+    assert 124 <= len(orjson.loads(text)) <= 132  # each thread may drop one too many or too few
+
+
+def use_without_a_client(tracer: Any) -> list[Any]:
+    """What can be seen of the spans of a tracer that stores none."""
+    seen: list[Any] = []
+    outside = otel.get_current_span()
+    with tracer.span("outer", attributes={"n": 1}) as outer:
+        seen += [outer.is_recording(), otel.get_current_span() is outer, tracer.current_span() is outer]
+        outer.set_attribute("task_id", "mine")
+        with suppress(ValueError), type(tracer)().span("inner", kind=SpanKind.CLIENT) as inner:
+            seen += [dict(inner.attributes), otel.get_current_span() is inner]
+            one, other = inner.get_span_context(), outer.get_span_context()
+            seen += [one.is_valid, one.trace_flags, one.trace_id == other.trace_id, one.span_id == other.span_id]
+            carrier: dict[str, str] = {}
+            propagator.inject(carrier)
+            seen.append(carrier["traceparent"] == f"00-{one.trace_id:032x}-{one.span_id:016x}-03")
+            raise ValueError("no")
+        seen += [inner.is_recording(), otel.get_current_span() is outer, outer.is_recording()]
+        outer.add_event("event")
+        outer.update_name("renamed")
+        seen += [dict(outer.attributes), outer.name]
+    with start_job_span(tracer, SimpleNamespace(trace_parent=f"00-{'ab' * 16}-{'1' * 16}-01"), "job") as span:
+        seen += [f"{span.get_span_context().trace_id:x}", span.get_span_context().trace_flags]
+    unsampled = otel.set_span_in_context(otel.NonRecordingSpan(otel.SpanContext(1, 2, is_remote=True)))
+    with tracer.span("unsampled", unsampled) as span:
+        seen += [span.is_recording(), span.get_span_context().trace_id]
+    return [*seen, otel.get_current_span() is outside]
+
+
 def test_a_tracer_without_a_client() -> None:
-    """The tracer of a task outside of any runner makes blocks without spans."""
-    with NoopWorkflowTracer().span("span", attributes={"n": 1}) as span:
-        span.set_attribute("m", 2)
-        span.add_event("event")
-    assert span.get_span_context().trace_id == 0 or span.is_recording() is False
+    """Spans of a tracer that stores none nest, propagate and inherit task_id as those of the official package do."""
+    assert use_without_a_client(NoopWorkflowTracer()) == use_without_a_client(OfficialTracer())
+
+
+def test_unstored_spans_in_a_task(client: Client) -> None:
+    """Below a span of a task, such a span has the task's id, and what is recorded inside belongs to the task's span."""
+
+    def body(context: ExecutionContext) -> None:
+        noop = NoopWorkflowTracer()
+        with context.tracer.span("mine"), noop.span("one") as one, noop.span("two") as two:
+            seen.append([dict(span.attributes) for span in (one, two)])  # type: ignore[attr-defined]
+            seen.append(two.get_span_context().trace_id)
+            context.logger.info("log")
+            with context.tracer.span("below"):
+                context.logger.info("deeper")
+
+    seen: list[Any] = []
+    job = run_in_task(client, body)
+    assert tree(client, job) == {"job/job": None, "task/Body": "job/job", "mine": "task/Body", "below": "mine"}
+    spans = spans_by_name(client, job)
+    task_id = {"task_id": spans["task/Body"].attributes["task_id"]}
+    assert seen == [[task_id] * 2, int(spans["mine"].trace_id, 16)]
+    assert [span.attributes for span in (spans["mine"], spans["below"])] == [task_id] * 2
+    assert [(log.body, log.span_id) for log in client.jobs().query_logs(job)] == [
+        ("log", spans["mine"].span_id),
+        ("deeper", spans["below"].span_id),
+    ]
+    assert table(client, "SELECT count(*) FROM trace_records") == [(2,)]
+
+
+def test_unstored_spans_outside_of_tasks(client: Client) -> None:
+    """Where no span above is stored, a span of a client continues the trace, and log records belong to no span."""
+    client.runner(tasks=[])
+    with NoopWorkflowTracer().span("unstored") as unstored:
+        get_logger("tests").info("log")
+        with client.tracer.span("stored"):
+            pass
+    ids = unstored.get_span_context()
+    assert table(client, "SELECT name, trace_id, parent_span_id FROM spans") == [
+        ("stored", f"{ids.trace_id:032x}", f"{ids.span_id:016x}")
+    ]
+    assert table(client, "SELECT body, span_id FROM logs") == [("log", None)]
 
 
 # -- threads and asyncio ----------------------------------------------------------------------------------------
@@ -884,6 +996,50 @@ def test_an_instrumented_library(client: Client) -> None:
     assert library.attributes["http.method"] == "GET"
     query = "SELECT scope, kind FROM spans WHERE name IN ('GET /', 'deeper') ORDER BY name"
     assert table(client, query) == [("some.library", "CLIENT"), ("tilebox.com/observability", "INTERNAL")]
+
+
+def test_force_flush(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """force_flush commits what has ended and returns True; False, and one line in the log, if time runs out."""
+    provider = client.tracer_provider
+    with client.tracer.span("first"):
+        pass
+    assert provider.force_flush() is True
+    assert outside(client.path, "SELECT name FROM spans") == [{"name": "first"}]
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold(connection: Any) -> bool:
+        entered.set()
+        return leave.wait(PATIENCE_S)
+
+    holder = threading.Thread(target=client._store.transact, args=(hold,))
+    holder.start()
+    assert entered.wait(PATIENCE_S)
+    with client.tracer.span("second"):
+        pass
+    assert provider.force_flush(timeout_millis=1) is False
+    leave.set()
+    holder.join()
+    assert [record.message for record in caplog.records] == [
+        "Spans are not flushed: 1 records are still queued after 0.001 s."
+    ]
+    assert provider.force_flush() is True
+    assert outside(client.path, "SELECT name FROM spans ORDER BY start_ns") == [{"name": "first"}, {"name": "second"}]
+
+
+def test_flushing_while_the_disk_refuses(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """force_flush and shutdown do not raise if the store cannot be written; the spans are kept until it can."""
+    provider = client.tracer_provider
+    refuses = [False]
+    client._store.transact(lambda connection: connection.set_commit_hook(lambda: refuses[0]))
+    with client.tracer.span("span"):
+        refuses[0] = True
+    assert provider.force_flush() is False
+    provider.shutdown()
+    messages = [record.message for record in caplog.records if record.message.startswith("Spans")]
+    assert messages == [f"Spans are not flushed: {client.path}: constraint failed."] * 2
+    refuses[0] = False
+    assert provider.force_flush() is True
+    assert outside(client.path, "SELECT name FROM spans") == [{"name": "span"}]
 
 
 def test_a_library_on_the_global_provider(client: Client) -> None:

@@ -6,10 +6,13 @@ import logging
 import os
 from typing import Any
 
+from tilebox_local import clock
+
 __all__ = ["StructuredLogger", "internal_log_level", "internal_logger", "root_logger", "task_logger"]
 
 NAMESPACE = "tilebox.workflows"
 ATTRIBUTES = "tilebox_structured_log_attributes"
+TIME_NS = "tilebox_time_ns"
 
 root_logger = logging.getLogger(NAMESPACE)
 task_logger = logging.getLogger(f"{NAMESPACE}.tasks")
@@ -72,7 +75,9 @@ class StructuredLogger:
     ) -> None:
         if self._logger.isEnabledFor(level):
             merged = {**self._attributes, **attributes}
-            self._logger.log(level, message, *args, exc_info=exc_info, extra={ATTRIBUTES: merged}, stacklevel=3)
+            # A stdlib record has its time as a float, which is too coarse for nanoseconds.
+            extra = {ATTRIBUTES: merged, TIME_NS: clock.wall_ns()}
+            self._logger.log(level, message, *args, exc_info=exc_info, extra=extra, stacklevel=3)
 
 
 def internal_log_level() -> int:

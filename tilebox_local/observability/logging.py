@@ -18,6 +18,7 @@ from uuid import uuid4
 from tilebox_local.observability._logging import (
     ATTRIBUTES,
     NAMESPACE,
+    TIME_NS,
     StructuredLogger,
     internal_logger,
     root_logger,
@@ -45,14 +46,7 @@ __all__ = [
     "initialize_logging",
 ]
 
-# OpenTelemetry severity numbers of stdlib levels, and the texts where they differ from the level names.
-_SEVERITIES = (
-    (logging.CRITICAL, 21),
-    (logging.ERROR, 17),
-    (logging.WARNING, 13),
-    (logging.INFO, 9),
-    (logging.DEBUG, 5),
-)
+# OpenTelemetry's texts of stdlib levels, where they differ from the level names.
 _SEVERITY_TEXTS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
 
 
@@ -97,7 +91,7 @@ def _append(record: logging.LogRecord, writer: Writer, resource: Reference, span
         attributes.update(_exception_attributes(record.exc_info))
     writer.append_log(
         LogItem(
-            time_ns=int(record.created * 1_000_000) * 1000,
+            time_ns=_time_ns(record),
             severity_number=_severity_number(record.levelno),
             severity_text=_SEVERITY_TEXTS.get(record.levelname, record.levelname),
             body=_body(record),
@@ -111,6 +105,17 @@ def _append(record: logging.LogRecord, writer: Writer, resource: Reference, span
             is_span_event=span is not None,
         )
     )
+
+
+def _time_ns(record: logging.LogRecord) -> int:
+    """When the record was made: exact for a StructuredLogger, else as near as the record itself knows."""
+    given = getattr(record, TIME_NS, None)
+    if type(given) is int:
+        return given
+    # `created` is a float in every Python (3.13 reads the clock in nanoseconds, but keeps a float), so it may be 120 ns
+    # off at today's dates. `created * 1e9` would round a second time, by up to 128 ns; in two parts it does not.
+    seconds = int(record.created)
+    return seconds * 1_000_000_000 + round((record.created - seconds) * 1e9)
 
 
 def _body(record: logging.LogRecord) -> str:
@@ -141,7 +146,11 @@ def _exception_attributes(exc_info: Any) -> dict[str, Any]:
 
 
 def _severity_number(level: int) -> int:
-    return next((number for threshold, number in _SEVERITIES if level >= threshold), 1)
+    """OpenTelemetry's number: 5 for DEBUG, 9 for INFO ... 21 for CRITICAL, up to 3 more in between; 0 below DEBUG."""
+    if level < logging.DEBUG:
+        return 0
+    group = min(level, logging.CRITICAL) // 10
+    return 1 + 4 * group + min(level - 10 * group, 3)
 
 
 _handler = StoreHandler()
@@ -154,17 +163,21 @@ _is_automatic = False  # the only console is the one that a runner has added
 
 def initialize_logging(writer: Writer, resource: Reference) -> None:
     """Start to store log records, and to print them unless a console is configured. Called for every runner."""
-    global _first_runner, _is_automatic
+    global _first_runner
     with _lock:
         root = logging.getLogger()
         if _handler not in root.handlers:
             root.addHandler(_handler)
         if _first_runner is None or _first_runner[0]() is None:
             _first_runner = (weakref.ref(writer), resource)
-        if not _is_console_configured and not _consoles:
-            formatter = logging.Formatter("%(process)d: %(levelname)s: %(message)s")
-            _add_console(logging.NOTSET, sys.stdout, formatter)
-            _is_automatic = True
+        _add_automatic_console()
+
+
+def _add_automatic_console() -> None:
+    global _is_automatic
+    if not _is_console_configured and not _consoles:
+        _add_console(logging.NOTSET, sys.stdout, logging.Formatter("%(process)d: %(levelname)s: %(message)s"))
+        _is_automatic = True
 
 
 def _add_console(level: int, stream: TextIO, formatter: logging.Formatter) -> None:
@@ -223,7 +236,7 @@ def configure_console_logging(
             _remove_consoles()
             _is_automatic = False
         if enabled:
-            _add_console(level, stream or sys.stdout, ColorfulConsoleFormatter())
+            _add_console(level, sys.stdout if stream is None else stream, ColorfulConsoleFormatter())
 
 
 def configure_log_level(level: int = logging.INFO, *, tilebox_debug: bool = False) -> None:
@@ -236,8 +249,19 @@ def configure_log_level(level: int = logging.INFO, *, tilebox_debug: bool = Fals
 
 
 def get_logger(name: str | None = None, level: int = logging.NOTSET) -> logging.Logger:
-    """A stdlib logger whose records are stored like those of `context.logger`. Without a name, a new one."""
-    logger = logging.getLogger(f"{task_logger.name}.{name or uuid4()}")
+    """A stdlib logger, `tilebox.workflows.tasks.<name>`, whose records are stored like those of `context.logger`.
+
+    As long as nothing prints its records, neither a console of this package nor a handler of the program's own (as of
+    `logging.basicConfig`), the console that a runner would add is added.
+
+    Args:
+        name: Last part of the logger's name; None makes a new logger each time.
+        level: Its least stdlib level; by default that of `configure_log_level`.
+    """
+    with _lock:
+        if not root_logger.hasHandlers():
+            _add_automatic_console()
+    logger = logging.getLogger(f"{task_logger.name}.{f'unnamed_logger_{uuid4()}' if name is None else name}")
     logger.setLevel(level)
     return logger
 

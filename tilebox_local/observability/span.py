@@ -42,7 +42,15 @@ if TYPE_CHECKING:
 
     from tilebox_local.storage.writer import Writer
 
-__all__ = ["ConfiguredSpan", "CurrentSpan", "RecordingSpan", "current_recording_span", "parent_from_context"]
+__all__ = [
+    "NOWHERE",
+    "ConfiguredSpan",
+    "CurrentSpan",
+    "RecordingSpan",
+    "UnstoredSpan",
+    "current_recording_span",
+    "parent_from_context",
+]
 
 _log = logging.getLogger("tilebox.workflows.internal")
 
@@ -51,7 +59,6 @@ _RANDOM_TRACE_ID = 0x02  # W3C Trace Context level 2: the trace id is random
 _NEW_TRACE_FLAGS = _SAMPLED | _RANDOM_TRACE_ID
 _ERROR = otel_trace.StatusCode.ERROR.value
 _OK = otel_trace.StatusCode.OK.value
-_INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
 
 
 def _limit(variable: str, default: int) -> int:
@@ -153,6 +160,7 @@ class RecordingSpan(otel_trace.Span):
         The span belongs to the task of `of_task`: the current span for a workflow tracer, as in the official package.
         """
         self.span_id = new_span_id()
+        parent, of_task = self._stored_above(parent), self._stored_above(of_task)
         if isinstance(parent, RecordingSpan) and parent.writer is self.writer:
             self.scope = parent.scope
             self.parent_id = parent.span_id
@@ -162,6 +170,10 @@ class RecordingSpan(otel_trace.Span):
             self.has_details = True
         self._join_task_of(of_task)
         self._begin(start_time)
+
+    def _stored_above(self, span: otel_trace.Span | None) -> otel_trace.Span | None:
+        """`span`, or the span that it stands below in the store, if itself is not stored."""
+        return span.stored if isinstance(span, UnstoredSpan) and span.stored is not None else span
 
     def _begin(self, start_time: int | None) -> None:
         start_time = _as_instant(start_time)
@@ -245,23 +257,38 @@ class RecordingSpan(otel_trace.Span):
         return self.duration_ns is None
 
     def set_attribute(self, key: str, value: Any) -> None:
-        """Set an attribute. Any value is stored: what is no string, number, boolean or sequence, as its text."""
+        """Set an attribute. Any value is stored: what is no string, number, boolean or sequence, as its text.
+
+        A key that is set again moves to the end. The oldest of more than 128 attributes is dropped and counted.
+        """
         if self.duration_ns is not None:
             self._warn_ended("attribute", key)
             return
         if type(key) is not str:
             key = text_of(key)
+        kind = type(value)
+        if not (
+            kind is str or kind is bool or (kind is int and -0x8000_0000_0000_0000 <= value <= 0x7FFF_FFFF_FFFF_FFFF)
+        ):
+            value = capture_value(value)
         attributes = self.attributes
         if attributes is None:
-            attributes = self.attributes = {}
-        elif len(attributes) >= ATTRIBUTE_LIMIT and key not in attributes:
-            self.dropped_attributes += 1
-            self.has_details = True
+            if ATTRIBUTE_LIMIT:
+                self.attributes = {key: value}
+            else:
+                self._drop_oldest_attribute({})
             return
-        kind = type(value)
-        if not (kind is str or kind is bool or (kind is int and _INT64_MIN <= value <= _INT64_MAX)):
-            value = capture_value(value)
+        if key in attributes:
+            attributes.pop(key, None)  # not del: another thread may have done the same
+        elif len(attributes) >= ATTRIBUTE_LIMIT:
+            self._drop_oldest_attribute(attributes)
         attributes[key] = value
+
+    def _drop_oldest_attribute(self, attributes: dict[str, Any]) -> None:
+        with contextlib.suppress(RuntimeError, StopIteration):  # another thread changes them
+            attributes.pop(next(iter(attributes)), None)
+        self.dropped_attributes += 1
+        self.has_details = True
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Set several attributes."""
@@ -567,6 +594,56 @@ class ConfiguredSpan(CurrentSpan):
             self.fail(exc_val, record=self.records_exception, set_status=self.sets_status_on_exception)
 
 
+class _Nowhere:
+    """In place of a writer: takes spans and forgets them."""
+
+    class _NoSpans(dict[RecordingSpan, None]):
+        def __setitem__(self, span: RecordingSpan, value: None) -> None:
+            pass
+
+    def __init__(self) -> None:
+        self.idle = False
+        self.open_spans = self._NoSpans()
+        self.task_ids: dict[int, str] = {}
+
+    def append_span(self, span: RecordingSpan) -> None:
+        """Forget an ended span."""
+
+
+NOWHERE: Any = _Nowhere()
+
+
+class UnstoredSpan(ConfiguredSpan):
+    """A span that lives, nests and is propagated like others, but is stored nowhere.
+
+    `stored` is the nearest span above that is stored: what is recorded inside, by others, belongs to that.
+    """
+
+    stored: RecordingSpan | None = None
+
+    def __init__(self, name: str) -> None:
+        super().__init__(NOWHERE, Reference(""), name)
+
+    def start(
+        self, parent: otel_trace.Span | None, of_task: otel_trace.Span | None, start_time: int | None = None
+    ) -> None:
+        """As of other spans."""
+        super().start(parent, of_task, start_time)
+        self.stored = parent.stored if isinstance(parent, UnstoredSpan) else _as_recording(parent)
+
+    def _stored_above(self, span: otel_trace.Span | None) -> otel_trace.Span | None:
+        return span
+
+    def _join_task_of(self, span: otel_trace.Span | None) -> None:
+        if isinstance(span, RecordingSpan) and span.task_no is not None:
+            self.set_attribute("task_id", span.writer.task_ids.get(span.task_no))
+        super()._join_task_of(span)
+
+
+def _as_recording(span: object) -> RecordingSpan | None:
+    return span if isinstance(span, RecordingSpan) else None
+
+
 def _as_instant(value: Any) -> int | None:
     """An instant that a caller gave, None for what is no number."""
     if value is None or type(value) is int:
@@ -612,6 +689,8 @@ def parent_from_context(context: Context | None) -> otel_trace.Span | None:
 
 
 def current_recording_span() -> RecordingSpan | None:
-    """The current span if it is one of ours and still open."""
+    """The current span if it is one of ours and still open; of one that is not stored, the stored span above it."""
     span = _get_context().get(_SPAN_KEY)
+    if isinstance(span, UnstoredSpan):
+        span = span.stored
     return span if isinstance(span, RecordingSpan) and span.duration_ns is None else None

@@ -14,15 +14,19 @@ from opentelemetry import trace as otel_trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tilebox_local.errors import ArgumentError
+from tilebox_local.observability._logging import internal_logger
 from tilebox_local.observability.span import (
+    NOWHERE,
     ConfiguredSpan,
     CurrentSpan,
     RecordingSpan,
+    UnstoredSpan,
     is_unsampled,
     parent_from_context,
     unsampled_child,
 )
 from tilebox_local.storage.attributes import text_of
+from tilebox_local.storage.rows import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +35,6 @@ if TYPE_CHECKING:
 
     from opentelemetry.context.context import Context
 
-    from tilebox_local.storage.rows import Reference
     from tilebox_local.storage.writer import Writer
 
 __all__ = [
@@ -73,7 +76,7 @@ class WorkflowTracer:
         attributes, links, start_time, record_exception, set_status_on_exception, end_on_exit.
         """
         if args or kwargs:
-            return _configured_span(self._writer, self._resource, name, *args, **kwargs)
+            return _configured(ConfiguredSpan(self._writer, self._resource, name), *args, **kwargs)
         return CurrentSpan(self._writer, self._resource, name)
 
     def current_span(self) -> otel_trace.Span:
@@ -81,10 +84,8 @@ class WorkflowTracer:
         return otel_trace.get_current_span()
 
 
-def _configured_span(
-    writer: Writer,
-    resource: Reference,
-    name: str,
+def _configured(
+    span: ConfiguredSpan,
     context: Context | None = None,
     kind: otel_trace.SpanKind = _INTERNAL,
     attributes: Mapping[str, Any] | None = None,
@@ -94,7 +95,6 @@ def _configured_span(
     set_status_on_exception: bool = True,
     end_on_exit: bool = True,
 ) -> ConfiguredSpan:
-    span = ConfiguredSpan(writer, resource, name)
     span.describe(kind, attributes, links, RecordingSpan.instrumentation)
     span.parent_context = context
     span.start_time = start_time
@@ -105,15 +105,17 @@ def _configured_span(
 
 
 class NoopWorkflowTracer(WorkflowTracer):
-    """A tracer outside of any client: its spans record nothing."""
+    """A tracer outside of any client, for tests: its spans nest and can be asked and propagated, but are not stored.
 
-    def __init__(self, service: str | None = None) -> None:
-        self._service = service
+    Below a span of a client they continue its trace; log records inside then belong to that span.
+    """
 
-    @contextmanager
-    def span(self, name: str, *args: Any, **kwargs: Any) -> Iterator[otel_trace.Span]:  # noqa: ARG002
-        """A block without a span; yields the invalid span."""
-        yield otel_trace.INVALID_SPAN
+    def __init__(self, service: str | None = None) -> None:  # noqa: ARG002 -- the official signature
+        super().__init__(NOWHERE, Reference(""))
+
+    def span(self, name: str, *args: Any, **kwargs: Any) -> AbstractContextManager[otel_trace.Span]:
+        """A span around a block, as of any tracer, that is forgotten when it ends."""
+        return _configured(UnstoredSpan(name), *args, **kwargs)
 
 
 class LocalTracer(otel_trace.Tracer):
@@ -159,10 +161,8 @@ class LocalTracer(otel_trace.Tracer):
         end_on_exit: bool = True,
     ) -> AbstractContextManager[otel_trace.Span]:
         """A span around a block, as `WorkflowTracer.span`."""
-        span = _configured_span(
-            self._writer,
-            self._resource,
-            name,
+        span = _configured(
+            ConfiguredSpan(self._writer, self._resource, name),
             context,
             kind,
             attributes,
@@ -195,12 +195,23 @@ class LocalTracerProvider(otel_trace.TracerProvider):
         return LocalTracer(self._writer, self._resource, text_of(instrumenting_module_name or "unknown"))
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Wait until all ended spans are committed."""
-        self._writer.flush(timeout_millis / 1000)
+        """Wait until all ended spans are committed. Never raises; thread-safe.
+
+        Args:
+            timeout_millis: How long to wait, in milliseconds.
+
+        Returns:
+            False if it took longer, or if the store cannot be written; the reason is logged, the spans stay queued.
+        """
+        try:
+            self._writer.flush(timeout_millis / 1000)
+        except Exception as error:  # noqa: BLE001 -- telemetry must not raise
+            internal_logger.error("Spans are not flushed: %s", error)
+            return False
         return True
 
     def shutdown(self) -> None:
-        """Flush. The store is closed by its client."""
+        """Flush, for at most 30 seconds. Never raises. The store is closed by its client."""
         self.force_flush()
 
 

@@ -37,6 +37,7 @@ _SEVERITY_NUMBERS = {
 }
 _EVENT_LIMIT = 128  # of a span; log records count, and all of them are still there as log records
 _PYTHON_LEVELS = {"WARN": "WARNING", "FATAL": "CRITICAL"}
+_EXCEPTION_KEYS = {"exception.type", "exception.message", "exception.stacktrace"}  # of log records, not of their events
 
 
 def query_spans(store: Store, job_id: UUID, *, task_id: UUID | None, include_open: bool) -> Spans:
@@ -127,7 +128,7 @@ def _resources(connection: apsw.Connection) -> dict[int, dict[str, Any]]:
 
 
 def _events(connection: apsw.Connection, trace_no: int, trace_id: str) -> dict[int, list[dict[str, Any]]]:
-    """Events per (signed) span id, ascending by time; log records of a span are its events log.message."""
+    """Events per (signed) span id, ascending by time; log records are events log.message, as in the view `events`."""
     found: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for span_id, time_ns, name, attributes in run(connection, "events_of_trace", (trace_no,)):
         found[span_id].append({"time": time_ns, "name": name, "attributes": decode_attributes(attributes)})
@@ -138,7 +139,7 @@ def _events(connection: apsw.Connection, trace_no: int, trace_id: str) -> dict[i
         own = decode_attributes(text)
         if task_id is not None:
             attributes["task_id"] = str(UUID(bytes=task_id))
-        attributes |= {key: value for key, value in own.items() if not key.startswith("exception.")}
+        attributes |= {key: value for key, value in own.items() if key not in _EXCEPTION_KEYS}
         found[span_id].append({"time": time_ns, "name": "log.message", "attributes": attributes})
     for events in found.values():
         events.sort(key=lambda event: event["time"])

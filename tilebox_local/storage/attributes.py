@@ -3,6 +3,9 @@
 The fast way is one call of orjson. What JSON or SQLite cannot hold (64-bit overflow, NaN, bytes, lone surrogates,
 deep nesting, odd keys) takes the slow way, which never fails: it tags, escapes, cuts or spells out.
 The tags are documented at the head of schema.sql.
+
+What was cut says so at its end: text "… (N characters)", bytes the same in UTF-8 ("… (N bytes)"), a list the item
+"… (N items)", an object the key "…" with the value "(N items)". N is what there was before.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import base64
 import itertools
 import math
+from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -69,10 +73,11 @@ class _Budget:
     def __init__(self) -> None:
         self.left = _MAX_ITEMS
 
-    def take(self, items: Iterable[Any]) -> list[Any]:
+    def take(self, items: Iterable[Any]) -> tuple[list[Any], int]:
+        """As many of the items as may be taken, and how many are left out."""
         taken = list(itertools.islice(items, self.left))
         self.left -= len(taken)
-        return taken
+        return taken, max(0, length_hint(items) - len(taken))
 
 
 def clean_value(value: Any, depth: int = 0, budget: _Budget | None = None) -> Any:
@@ -96,21 +101,34 @@ def clean_value(value: Any, depth: int = 0, budget: _Budget | None = None) -> An
 
 def _clean_object(value: Any, depth: int, budget: _Budget) -> Any:
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return {"$bytes": base64.b64encode(bytes(value)[:MAX_TEXT_CHARS]).decode("ascii")}
+        return _clean_bytes(bytes(value))
     if isinstance(value, dict):
-        items = budget.take(value.items())
+        items, left_out = budget.take(value.items())
         cleaned = {text_of(key): clean_value(item, depth + 1, budget) for key, item in items}
-        if len(cleaned) == 1 and next(iter(cleaned)).startswith("$"):
+        if left_out:
+            return {"$object": cleaned, "$cut": left_out}
+        if cleaned and next(iter(cleaned)).startswith("$"):
             return {"$object": cleaned}
         return cleaned
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [clean_value(item, depth + 1, budget) for item in budget.take(value)]
+        items, left_out = budget.take(value)
+        cleaned_items = [clean_value(item, depth + 1, budget) for item in items]
+        if left_out:
+            cleaned_items.append({"$cut": left_out})
+        return cleaned_items
     for base in (bool, int, float, str):  # subclasses, e.g. IntEnum and numpy.float64
         if isinstance(value, base):
             return clean_value(base(value), depth, budget)
     if hasattr(value, "tolist"):  # numpy scalars and arrays
         return clean_value(value.tolist(), depth + 1, budget)
     return clean_text(str(value))
+
+
+def _clean_bytes(value: bytes) -> dict[str, Any]:
+    if len(value) <= MAX_TEXT_CHARS + _NOTE_CHARS:
+        return {"$bytes": base64.b64encode(value).decode("ascii")}
+    kept = base64.b64encode(value[:MAX_TEXT_CHARS]).decode("ascii")
+    return {"$bytes": kept, "$cut": len(value) - MAX_TEXT_CHARS}
 
 
 def _big_int(value: int) -> Any:
@@ -161,17 +179,28 @@ def encode_attributes(attributes: dict[str, Any] | None) -> str | None:
 
 
 def _encode_repaired(attributes: dict[str, Any]) -> str:
-    repaired = {text_of(key): _repair(value) for key, value in attributes.items()}
+    # A copy, since the attributes of a span that is still open may change under the writer's hands.
+    repaired = {text_of(key): _repair(value) for key, value in attributes.copy().items()}
     encoded = _dumps(repaired)
     if len(encoded) > _MAX_JSON_BYTES:
-        cut = {key[:200]: _dumps(value).decode("utf-8", "replace")[:1000] for key, value in repaired.items()}
-        encoded = _dumps(cut)
+        encoded = _dumps({_shorten(key, 200): _shorten_value(value) for key, value in repaired.items()})
     return encoded.decode()
 
 
 def _repair(value: Any) -> Any:
     # Everything but bare text was cleaned when it was captured.
     return clean_text(value) if type(value) is str else value
+
+
+def _shorten_value(value: Any) -> Any:
+    if type(value) is str:
+        return _shorten(value, 1000)
+    text = _dumps(value).decode()
+    return value if len(text) <= 1000 else _shorten(text, 1000, " of JSON")
+
+
+def _shorten(text: str, limit: int, kind: str = "") -> str:
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters{kind})"
 
 
 def decode_attributes(text: str | None) -> dict[str, Any]:
@@ -186,18 +215,24 @@ def decode_attributes(text: str | None) -> dict[str, Any]:
 
 def _untag(value: Any) -> Any:
     if isinstance(value, list):
+        match value:
+            case [*kept, {"$cut": int(left_out), **others}] if not others:
+                return [*map(_untag, kept), f"… ({len(kept) + left_out} items)"]
         return [_untag(item) for item in value]
     if not isinstance(value, dict):
         return value
-    if len(value) == 1:
-        tag, content = next(iter(value.items()))
-        match tag:
-            case "$int":
-                return int(content, 0)
-            case "$float":
-                return float(content)
-            case "$bytes":
-                return base64.b64decode(content)
-            case "$object":
-                return {key: _untag(item) for key, item in content.items()}
+    match list(value.items()):
+        case [("$int", content)]:
+            return int(content, 0)
+        case [("$float", content)]:
+            return float(content)
+        case [("$bytes", content)]:
+            return base64.b64decode(content)
+        case [("$bytes", content), ("$cut", left_out)]:
+            raw = base64.b64decode(content)
+            return raw + f"… ({len(raw) + left_out} bytes)".encode()
+        case [("$object", content)]:
+            return {key: _untag(item) for key, item in content.items()}
+        case [("$object", content), ("$cut", left_out)]:
+            return {key: _untag(item) for key, item in content.items()} | {"…": f"({len(content) + left_out} items)"}
     return {key: _untag(item) for key, item in value.items()}
