@@ -655,6 +655,31 @@ def test_change_by_another_process_ends_wait(shared, start, monkeypatch):
         changes.close()
 
 
+def test_watch_is_closed_in_the_middle_of_changes(shared, path, caplog):
+    """Closing a watch while the store's folder is in use ends its threads, and nobody complains."""
+    is_over = threading.Event()
+
+    def use():
+        while not is_over.is_set():
+            path.read_bytes()
+
+    users = [threading.Thread(target=use) for _ in range(2)]
+    for user in users:
+        user.start()
+    before = threading.active_count()
+    try:
+        for _ in range(50):
+            changes = ChangeWatch(shared._store)
+            changes.wait(0.005)
+            changes.close()
+        assert [record.getMessage() for record in caplog.records if record.name.startswith("watchdog")] == []
+        assert threading.active_count() <= before + 1  # watchdog keeps one that all watches of the process share
+    finally:
+        is_over.set()
+        for user in users:
+            user.join()
+
+
 # -- signals -----------------------------------------------------------------------------------------------------------
 
 
