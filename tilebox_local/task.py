@@ -317,6 +317,14 @@ class CurrentTask(Protocol):
     display: str | None
 
     @property
+    def id(self) -> "UUID":
+        """Id of the task."""
+
+    @property
+    def retry_count(self) -> int:
+        """How often the task has failed and was tried again: 0 in the first attempt."""
+
+    @property
     def job(self) -> CurrentJob:
         """The job of the task."""
 

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import sys
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -171,6 +172,28 @@ def test_official_task_classes_run_unchanged(monkeypatch: pytest.MonkeyPatch) ->
         spans = client.jobs().query_spans(job)
         assert [span.name for span in spans] == ["job/official", "task/Root"] + ["task/Leaf", "leaf-work"] * 3
         assert [s.attributes["number"] for s in spans if s.name == "leaf-work"] == [1, 2, 3]
+
+
+def test_the_current_task_is_what_its_type_says() -> None:
+    """Type checkers know all that the running task has: the official names, its id and how often it was retried."""
+    from tilebox_local import Client, ExecutionContext, Task
+    from tilebox_local.task import CurrentTask
+
+    def names(protocol: Any) -> set[str]:
+        return {name for name in [*vars(protocol), *protocol.__annotations__] if not name.startswith("_")}
+
+    assert names(CurrentTask) == names(_get("tilebox.workflows", ".task", "CurrentTask")) | {"id", "retry_count"}
+    seen: list[Any] = []
+
+    class Look(Task):
+        def execute(self, context: ExecutionContext) -> None:
+            task = context.current_task
+            seen.extend([type(task.id), task.display, task.retry_count, task.job.id, task.job.name])
+
+    with Client(":memory:") as client:
+        job = client.jobs().submit("job", Look())
+        client.runner(tasks=[Look]).run_all()
+    assert seen == [UUID, "Look", 0, job.id, "job"]
 
 
 def test_records_equal_those_of_the_official_client() -> None:
