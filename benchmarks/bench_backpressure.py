@@ -39,7 +39,7 @@ def measure(folder: Path, count: int) -> dict[str, Any]:
 
     client = Client(folder / "store.db")
     writer = client._store.writer
-    queue, limit = writer.spans, writer.queue_limit
+    queue, limit = writer.queue.spans, writer.queue.limit
     start_mb = peak_mb = rss_mb()
     longest = longest_pause = 0.0
     started = looked = time.perf_counter()

@@ -75,7 +75,7 @@ class Client:
             raise ArgumentError(f"{chosen!r} is a URL; a local store is a file, such as 'tilebox.db'.")
         self._store = open_store(chosen, full_sync=durability == "full")
         self._resource = self._store.resource(name)
-        self._tracer = WorkflowTracer(self._store.writer, self._resource)
+        self._tracer = WorkflowTracer(self._store.writer.queue, self._resource)
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -184,12 +184,12 @@ class Client:
             self._store.close()
 
     def _connect_runner(self, runner: Runner, cluster: Cluster | str | None) -> TaskRunner:
-        initialize_logging(self._store.writer, self._resource)
+        initialize_logging(self._store.writer.queue, self._resource)
         found = find_cluster(self._store, to_cluster_slug(cluster or ""))
         with self._store.read() as connection:
             number = cluster_no(connection, found.slug)
         executor = TaskExecutor(
-            writer=self._store.writer,
+            queue=self._store.writer.queue,
             resource=self._resource,
             tracer=self._tracer,
             task_logger=StructuredLogger(task_logger),

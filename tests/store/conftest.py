@@ -36,7 +36,7 @@ def store(path: Path) -> Iterator[Store]:
 @pytest.fixture
 def tracer(store: Store) -> WorkflowTracer:
     """A tracer that writes to `store`."""
-    return WorkflowTracer(store.writer, store.resource(None))
+    return WorkflowTracer(store.writer.queue, store.resource(None))
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from store_support import (
 )
 
 from tilebox_local.errors import FlushTimeoutError, StoreError
-from tilebox_local.storage import writer as writer_module
 
 if TYPE_CHECKING:
     from tilebox_local.observability.tracing import WorkflowTracer
@@ -40,16 +39,16 @@ class Room(threading.Event):
 def test_a_full_queue_makes_the_producer_wait(kind: str, store: Store, tracer: WorkflowTracer) -> None:
     """While the writer is busy, a producer stops at the limit of the queue; nothing is dropped."""
     writer = store.writer
-    writer.queue_limit = 50
-    room = writer._room = Room()
-    queue: Any = getattr(writer, kind)
+    writer.queue.limit = 50
+    room = writer.queue._room = Room()
+    queue: Any = getattr(writer.queue, kind)
 
     def produce() -> None:
         if kind == "spans":
             make_spans(tracer, 200)
         else:
             for number in range(200):
-                writer.append_log(log_item(store, f"log {number}"))
+                writer.queue.append_log(log_item(store, f"log {number}"))
 
     producer = threading.Thread(target=produce)
     with standing_still(store):
@@ -68,9 +67,9 @@ def test_what_is_dropped_is_counted(
     store: Store, disk: Disk, tracer: WorkflowTracer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the disk refuses, records over the limit are dropped and counted exactly, in the file after recovery."""
-    monkeypatch.setattr(writer_module, "_PATIENCE_S", 0)
+    monkeypatch.setattr("tilebox_local.storage.queue._PATIENCE_S", 0)
     writer = store.writer
-    writer.queue_limit = 20
+    writer.queue.limit = 20
     with standing_still(store):
         make_spans(tracer, 20, "kept")
         disk.failures = 1_000_000
@@ -82,7 +81,7 @@ def test_what_is_dropped_is_counted(
     for thread in threads:
         thread.join()
     for number in range(100):
-        writer.append_log(log_item(store, f"log {number}"))
+        writer.queue.append_log(log_item(store, f"log {number}"))
     disk.failures = 0
     dropped = store.stats().dropped_count
     assert dropped == (300 - 20) + (100 - 20)
@@ -98,8 +97,8 @@ def test_what_is_dropped_is_counted(
 @pytest.mark.usefixtures("patient")
 def test_drops_are_in_the_file_when_the_report_failed_first(store: Store, disk: Disk, tracer: WorkflowTracer) -> None:
     """The count of drops in the file is right even if the first commit that would report it fails."""
-    store.writer.queue_limit = 20
-    store.writer._shedding = True
+    store.writer.queue.limit = 20
+    store.writer.queue.is_shedding = True
     with standing_still(store):
         make_spans(tracer, 50)
         disk.failures = 2
@@ -113,7 +112,7 @@ def test_drops_are_in_the_file_when_the_report_failed_first(store: Store, disk: 
 @pytest.mark.usefixtures("patient")
 def test_memory_is_bounded_while_the_disk_refuses(store: Store, disk: Disk, tracer: WorkflowTracer) -> None:
     """However often the writer tries in vain, it holds no more records than the queue and one batch may have."""
-    store.writer.queue_limit = 20
+    store.writer.queue.limit = 20
     disk.failures = 50
     for _ in range(50):
         make_spans(tracer, 20)

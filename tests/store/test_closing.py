@@ -51,7 +51,7 @@ def test_close_writes_what_is_queued(path: Path) -> None:
 def test_use_after_close(path: Path) -> None:
     """A closed store refuses reads and transactions with a hint; late telemetry does no harm."""
     store = open_store(path)
-    tracer = WorkflowTracer(store.writer, store.resource(None))
+    tracer = WorkflowTracer(store.writer.queue, store.resource(None))
     store.close()
     store.close()
     assert store.is_closed
@@ -60,7 +60,7 @@ def test_use_after_close(path: Path) -> None:
             use()
         assert str(caught.value) == f"{path} is closed. Open a new Client."
     make_spans(tracer, 3)
-    store.writer.append_log(log_item(store, "late"))
+    store.writer.queue.append_log(log_item(store, "late"))
 
 
 def test_use_after_close_of_the_client(path: Path) -> None:
@@ -108,11 +108,11 @@ print("locked", flush=True)
 sys.stdin.read()
 """
     store = open_store(path)
-    make_spans(WorkflowTracer(store.writer, store.resource(None)), 3)
+    make_spans(WorkflowTracer(store.writer.queue, store.resource(None)), 3)
     store.flush()
     with start(script, path) as other:
         assert read_line(other) == "locked"
-        make_spans(WorkflowTracer(store.writer, store.resource(None)), 4, "late")
+        make_spans(WorkflowTracer(store.writer.queue, store.resource(None)), 4, "late")
         with pytest.raises(FlushTimeoutError) as caught:
             store.writer.close(0.05)
         assert caught.value.pending == 4
@@ -125,7 +125,7 @@ sys.stdin.read()
 def test_close_does_not_wait_for_other_threads_to_stop(path: Path) -> None:
     """close() writes what was appended before it, and returns although other threads go on making spans."""
     store = open_store(path)
-    tracer = WorkflowTracer(store.writer, store.resource(None))
+    tracer = WorkflowTracer(store.writer.queue, store.resource(None))
     make_spans(tracer, 10, "before")
     stop = threading.Event()
 
@@ -152,7 +152,7 @@ def test_close_says_that_records_were_lost(path: Path) -> None:
     store = open_store(path)
     disk = Disk(store)
     disk.failures = 1000
-    make_spans(WorkflowTracer(store.writer, store.resource(None)), 3)
+    make_spans(WorkflowTracer(store.writer.queue, store.resource(None)), 3)
     with pytest.raises((StoreError, FlushTimeoutError), match="3"):
         store.close()
 
@@ -309,7 +309,7 @@ import sys
 from tilebox_local.observability.tracing import WorkflowTracer
 from tilebox_local.storage.store import open_store
 store = open_store(sys.argv[1])
-tracer = WorkflowTracer(store.writer, store.resource(None))
+tracer = WorkflowTracer(store.writer.queue, store.resource(None))
 number = int(sys.argv[2])
 while True:
     for _ in range(10):
@@ -346,3 +346,23 @@ def test_kill_minus_9_loses_nothing_that_was_acknowledged(path: Path) -> None:
     assert outside(path, "SELECT integrity_check FROM pragma_integrity_check") == [("ok",)]
     with closing(open_store(path)) as store:
         assert len(rows(store, "SELECT 1 FROM span_records")) >= 10 * len(acknowledged)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_no_thread_to_be_had(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be started, spans do not raise, transactions say so, and close() writes what waits."""
+
+    class NoThread(threading.Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    store = open_store(path)
+    tracer = WorkflowTracer(store.writer.queue, store.resource(None))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Thread", NoThread)
+        make_spans(tracer, 3)
+        with pytest.raises(StoreError, match="can't start new thread"):
+            store.transact(add_scope("refused"))
+        store.close()
+    assert outside(path, "SELECT count(*) FROM span_records") == [(3,)]
+    assert outside(path, "SELECT count(*) FROM scope_records WHERE name = 'refused'") == [(0,)]

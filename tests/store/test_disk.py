@@ -43,7 +43,7 @@ def test_nothing_is_lost_or_doubled_when_commits_fail(store: Store, disk: Disk, 
                 if number % 100 == 0:
                     span.add_event("event", {"number": number})
             if number % 100 == 0:
-                store.writer.append_log(log_item(store, f"log {number}"))
+                store.writer.queue.append_log(log_item(store, f"log {number}"))
         disk.failures = 4  # the transaction that stands still is the first of them
     until(lambda: store.stats().queued_count == 0)
     assert names(store) == sorted(f"span {number}" for number in range(700))
@@ -98,7 +98,7 @@ from tilebox_local.observability.tracing import WorkflowTracer
 from tilebox_local.storage.store import open_store
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 store = open_store(sys.argv[1])
-tracer = WorkflowTracer(store.writer, store.resource(None))
+tracer = WorkflowTracer(store.writer.queue, store.resource(None))
 with tracer.span("before"):
     pass
 store.flush()
@@ -172,8 +172,8 @@ def test_an_idle_store_is_synced(clock: Clock, store: Store, monkeypatch: pytest
     store.writer.on_commit.append(synced.set)
     monkeypatch.setattr("tilebox_local.clock.wall_ns", lambda: 123)
     clock.now += 1_000_000_000
-    until(lambda: store.writer.idle)
-    store.writer.attend()  # or wait for a second
+    until(lambda: store.writer.queue.idle)
+    store.writer.queue.attend()  # or wait for a second
     assert synced.wait(PATIENCE_S)
     assert rows(store, "SELECT value FROM store_records WHERE key = 'synced_ns'") == [(123,)]
     assert synchronous(store) == NORMAL  # the sync was a FULL commit

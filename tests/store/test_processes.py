@@ -28,7 +28,7 @@ import sys
 from tilebox_local.observability.tracing import WorkflowTracer
 from tilebox_local.storage.store import open_store
 store = open_store(sys.argv[1])
-tracer = WorkflowTracer(store.writer, store.resource(None))
+tracer = WorkflowTracer(store.writer.queue, store.resource(None))
 count = lambda connection: connection.execute(
     "UPDATE cluster_records SET description = coalesce(description, 0) + 1 WHERE cluster_no = 1"
 ).fetchall()
@@ -63,7 +63,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 for number in range(20):
     store = open_store(sys.argv[1])
-    with WorkflowTracer(store.writer, store.resource(None)).span(f"{sys.argv[2]} {number}"):
+    with WorkflowTracer(store.writer.queue, store.resource(None)).span(f"{sys.argv[2]} {number}"):
         pass
     store.close()
 """
@@ -106,7 +106,7 @@ import os, sys, threading
 from tilebox_local.observability.tracing import WorkflowTracer
 from tilebox_local.storage.store import open_store
 store = open_store(sys.argv[1])
-tracer = WorkflowTracer(store.writer, store.resource(None))
+tracer = WorkflowTracer(store.writer.queue, store.resource(None))
 
 def write(name, count=10):
     for number in range(count):
@@ -246,7 +246,7 @@ stop = threading.Event()
 def load():
     while not stop.is_set():
         write("load", 50)
-        if len(store.writer.spans) > 1000:
+        if len(store.writer.queue.spans) > 1000:
             store.flush()
 threads = [threading.Thread(target=load, daemon=True) for _ in range(3)]
 for thread in threads:

@@ -600,7 +600,7 @@ from tilebox_local.observability.tracing import WorkflowTracer
 print("ready", flush=True)
 sys.stdin.readline()
 store = open_store(sys.argv[1])
-with WorkflowTracer(store.writer, store.resource(None)).span(sys.argv[2]):
+with WorkflowTracer(store.writer.queue, store.resource(None)).span(sys.argv[2]):
     pass
 store.close()
 """

@@ -47,12 +47,12 @@ def test_a_span_of_a_stored_trace_waits_as_a_row(store: Store, tracer: WorkflowT
             span.set_attribute("text", "\ud800")
         with tracer.span("long") as span:
             span.set_attribute("text", "x" * 70_000)
-        make_spans(WorkflowTracer(store.writer, store.resource("other")), 1, "resource")
+        make_spans(WorkflowTracer(store.writer.queue, store.resource("other")), 1, "resource")
         thread = threading.Thread(target=make_spans, args=(tracer, 1, "trace"))
         thread.start()
         thread.join()
-        assert [(row[5], row[8]) for row in store.writer.span_rows] == [("plain", '{"n":1}')]
-        waiting = [span.name for span in store.writer.spans]
+        assert [(row[5], row[8]) for row in store.writer.queue.span_rows] == [("plain", '{"n":1}')]
+        waiting = [span.name for span in store.writer.queue.spans]
         assert waiting == ["event", "status", "surrogate", "long", "resource 0", "trace 0"]
     store.flush()
     assert rows(store, "SELECT name, status_code, length(attributes) FROM span_records ORDER BY start_ns") == [
@@ -99,7 +99,7 @@ def test_rows_survive_failed_commits(store: Store, disk: Disk, tracer: WorkflowT
     with stored_trace(store, tracer):
         with standing_still(store):
             make_spans(tracer, 700)
-            assert len(store.writer.span_rows) == 700
+            assert len(store.writer.queue.span_rows) == 700
             disk.failures = 4
         until(lambda: store.stats().queued_count == 0)
     store.flush()
@@ -151,7 +151,7 @@ def test_rows_make_the_producer_wait(store: Store, tracer: WorkflowTracer) -> No
             waits.set()
             return super().wait(timeout)
 
-    store.writer._room = Room()
+    store.writer.queue._room = Room()
     errors: list[BaseException] = []
 
     def produce() -> None:
@@ -164,11 +164,11 @@ def test_rows_make_the_producer_wait(store: Store, tracer: WorkflowTracer) -> No
     producer = threading.Thread(target=produce)
     producer.start()
     assert started.wait(PATIENCE_S)
-    store.writer.queue_limit = 50
+    store.writer.queue.limit = 50
     with standing_still(store):
         go_on.set()
         assert waits.wait(PATIENCE_S)
-        assert (len(store.writer.span_rows), producer.is_alive()) == (51, True)
+        assert (len(store.writer.queue.span_rows), producer.is_alive()) == (51, True)
     producer.join()
     store.flush()
     assert errors == []
@@ -180,7 +180,7 @@ def test_a_producer_gives_way(store: Store, tracer: WorkflowTracer, monkeypatch:
     """Beyond a batch's worth of waiting spans, a producer lets the writer in every few hundred spans."""
     queued: list[int] = []
     monkeypatch.setattr(
-        "tilebox_local.storage.writer.time.sleep", lambda _seconds: queued.append(len(store.writer.span_rows))
+        "tilebox_local.storage.queue.time.sleep", lambda _seconds: queued.append(len(store.writer.queue.span_rows))
     )
     with stored_trace(store, tracer), standing_still(store):
         make_spans(tracer, 5_000)

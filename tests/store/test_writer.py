@@ -27,8 +27,9 @@ from tilebox_local import Client
 from tilebox_local.errors import ArgumentError, StoreError
 from tilebox_local.observability.span import RecordingSpan
 from tilebox_local.observability.tracing import WorkflowTracer
-from tilebox_local.storage import writer as writer_module
+from tilebox_local.storage import queue as queue_module
 from tilebox_local.storage.rows import Reference
+from tilebox_local.storage.writer import WriterStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +49,7 @@ def test_transact_returns_after_the_commit(store: Store, path: Path) -> None:
 def test_flush_returns_after_the_commit(store: Store, path: Path, tracer: WorkflowTracer) -> None:
     """When flush returns, another process sees every span and log record that was appended before."""
     make_spans(tracer, 1000)
-    store.writer.append_log(log_item(store, "hello"))
+    store.writer.queue.append_log(log_item(store, "hello"))
     store.flush()
     assert outside(path, "SELECT count(*), count(DISTINCT name) FROM span_records") == [(1000, 1000)]
     assert outside(path, "SELECT body FROM log_records") == [("hello",)]
@@ -66,16 +67,16 @@ def test_flush_waits_for_records_that_the_writer_has_just_taken(
 ) -> None:
     """A flush that comes while the writer moves records from the queue to its batch waits for their commit."""
     taken, go_on = threading.Event(), threading.Event()
-    take = writer_module._take
+    take = queue_module.take
 
     def slow_take(queue: Any, limit: int | None) -> Any:
         found = take(queue, limit)
-        if queue is store.writer.spans and found:
+        if queue is store.writer.queue.spans and found:
             taken.set()
             assert go_on.wait(PATIENCE_S)
         return found
 
-    monkeypatch.setattr(writer_module, "_take", slow_take)
+    monkeypatch.setattr(queue_module, "take", slow_take)
     make_spans(tracer, 1)
     assert taken.wait(PATIENCE_S)
     stored_at_return = []
@@ -121,7 +122,7 @@ def test_telemetry_fails_together_with_the_transaction_after_it(
 
     with standing_still(store):
         make_spans(tracer, 3)
-        store.writer.append_log(log_item(store, "before"))
+        store.writer.queue.append_log(log_item(store, "before"))
         caught = []
 
         def attempt() -> None:
@@ -222,7 +223,7 @@ def test_a_failing_function_gives_its_row_numbers_back(store: Store, tracer: Wor
 
     with pytest.raises(Unforeseen):
         store.transact(fail)
-    make_spans(WorkflowTracer(store.writer, resource), 1)
+    make_spans(WorkflowTracer(store.writer.queue, resource), 1)
     store.flush()
     query = "SELECT r.attributes FROM span_records s LEFT JOIN resource_records r ON r.resource_no = s.resource_no"
     assert rows(store, query) == [(resource.key,)]
@@ -267,8 +268,8 @@ def test_delivering_twice_stores_once(store: Store, tracer: WorkflowTracer) -> N
     log = log_item(store, "log")
     for _ in range(2):
         for _ in range(3):
-            store.writer.append_span(span)
-            store.writer.append_log(log)
+            store.writer.queue.append_span(span)
+            store.writer.queue.append_log(log)
         store.flush()
     assert names(store) == ["span"]
     assert rows(store, "SELECT event_no, name, attributes FROM event_records ORDER BY event_no") == [
@@ -285,7 +286,7 @@ def test_a_stored_span_does_not_change(store: Store, tracer: WorkflowTracer) -> 
     store.flush()
     assert isinstance(span, RecordingSpan)
     span.name, span.attributes, span.duration_ns = "other", {"n": 2}, 1
-    store.writer.append_span(span)
+    store.writer.queue.append_span(span)
     store.flush()
     assert rows(store, "SELECT name, attributes, duration_ns > 1 FROM span_records") == [("span", '{"n":1}', 1)]
 
@@ -353,7 +354,7 @@ def test_a_process_registers_when_it_first_writes_telemetry(store: Store, monkey
     store.transact(add_scope("scope"))
     assert rows(store, "SELECT * FROM writer_records") == []
     for _ in range(2):
-        make_spans(WorkflowTracer(store.writer, Reference("{}")), 1)
+        make_spans(WorkflowTracer(store.writer.queue, Reference("{}")), 1)
         store.flush()
     assert rows(store, "SELECT * FROM writer_records") == [(1, os.getpid(), platform.node(), 789, 0, 0)]
 
@@ -363,9 +364,9 @@ def test_stats(store: Store, tracer: WorkflowTracer) -> None:
     with standing_still(store):
         with tracer.span("span") as span:
             span.add_event("event")
-        store.writer.append_log(log_item(store, "log"))
-        assert store.stats() == writer_module.WriterStats(2, 0, 0, 0, 0, 0, 0)
+        store.writer.queue.append_log(log_item(store, "log"))
+        assert store.stats() == WriterStats(2, 0, 0, 0, 0, 0, 0)
     store.flush()
     stats = store.stats()
-    assert stats == writer_module.WriterStats(0, 3, 0, 0, stats.transaction_count, 0, 0)
+    assert stats == WriterStats(0, 3, 0, 0, stats.transaction_count, 0, 0)
     assert stats.transaction_count in (2, 3)

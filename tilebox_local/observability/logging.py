@@ -31,8 +31,8 @@ from tilebox_local.storage.rows import LogItem
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from tilebox_local.storage.queue import TelemetryQueue
     from tilebox_local.storage.rows import Reference
-    from tilebox_local.storage.writer import Writer
 
 __all__ = [
     "ColorfulConsoleFormatter",
@@ -61,22 +61,22 @@ class StoreHandler(logging.Handler):
                 if _is_ours(record):
                     self._append_without_span(record)
             elif _is_ours(record) or span.task_no is not None:
-                _append(record, span.writer, span.resource, span)
+                _append(record, span.queue, span.resource, span)
         except Exception:  # noqa: BLE001 -- telemetry must not raise; stdlib prints it if logging.raiseExceptions
             self.handleError(record)
 
     def _append_without_span(self, record: logging.LogRecord) -> None:
         found = _first_runner
-        writer = None if found is None else found[0]()
-        if found is not None and writer is not None:
-            _append(record, writer, found[1], None)
+        queue = None if found is None else found[0]()
+        if found is not None and queue is not None:
+            _append(record, queue, found[1], None)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
     return record.name == NAMESPACE or record.name.startswith(f"{NAMESPACE}.")
 
 
-def _append(record: logging.LogRecord, writer: Writer, resource: Reference, span: RecordingSpan | None) -> None:
+def _append(record: logging.LogRecord, queue: TelemetryQueue, resource: Reference, span: RecordingSpan | None) -> None:
     given = getattr(record, ATTRIBUTES, None)
     attributes = _normalized(given) if given else {}
     task_no = None if span is None else span.task_no
@@ -85,11 +85,11 @@ def _append(record: logging.LogRecord, writer: Writer, resource: Reference, span
     # The task's own id is stored as task_no; another value is the user's. A plain record of our tree shows none, as in
     # the official package, while records of other loggers, which it does not store, are ours to label.
     has_task_id = task_no is not None and not _is_ours(record)
-    if task_no is not None and attributes.get("task_id") == writer.task_ids.get(task_no):
+    if task_no is not None and attributes.get("task_id") == queue.task_ids.get(task_no):
         has_task_id = attributes.pop("task_id", None) is not None
     if record.exc_info:
         attributes.update(_exception_attributes(record.exc_info))
-    writer.append_log(
+    queue.append_log(
         LogItem(
             time_ns=_time_ns(record),
             severity_number=_severity_number(record.levelno),
@@ -155,13 +155,13 @@ def _severity_number(level: int) -> int:
 
 _handler = StoreHandler()
 _lock = threading.Lock()
-_first_runner: tuple[weakref.ref[Writer], Reference] | None = None
+_first_runner: tuple[weakref.ref[TelemetryQueue], Reference] | None = None
 _consoles: list[logging.Handler] = []
 _is_console_configured = False
 _is_automatic = False  # the only console is the one that a runner has added
 
 
-def initialize_logging(writer: Writer, resource: Reference) -> None:
+def initialize_logging(queue: TelemetryQueue, resource: Reference) -> None:
     """Start to store log records, and to print them unless a console is configured. Called for every runner."""
     global _first_runner
     with _lock:
@@ -169,7 +169,7 @@ def initialize_logging(writer: Writer, resource: Reference) -> None:
         if _handler not in root.handlers:
             root.addHandler(_handler)
         if _first_runner is None or _first_runner[0]() is None:
-            _first_runner = (weakref.ref(writer), resource)
+            _first_runner = (weakref.ref(queue), resource)
         _add_automatic_console()
 
 

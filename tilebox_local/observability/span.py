@@ -1,4 +1,4 @@
-"""Live spans: the OpenTelemetry span API on top of the writer's queue.
+"""Live spans: the OpenTelemetry span API on top of the telemetry queue.
 
 A span costs the user's thread two clock reads, an id, an OpenTelemetry context and an append; rows are made by the
 writer thread. What every span has sits in slots; what few spans have (events, links, kind, a status message) lives in
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-    from tilebox_local.storage.writer import Writer
+    from tilebox_local.storage.queue import TelemetryQueue
 
 __all__ = [
     "NOWHERE",
@@ -96,12 +96,12 @@ class RecordingSpan(otel_trace.Span):
         "monotonic_start_ns",
         "name",
         "parent_id",
+        "queue",
         "resource",
         "scope",
         "span_id",
         "start_ns",
         "task_no",
-        "writer",
     )
 
     status_code = 0
@@ -123,8 +123,8 @@ class RecordingSpan(otel_trace.Span):
     monotonic_start_ns: int
     task_no: int | None
 
-    def __init__(self, writer: Writer, resource: Reference, name: str) -> None:
-        self.writer = writer
+    def __init__(self, queue: TelemetryQueue, resource: Reference, name: str) -> None:
+        self.queue = queue
         self.resource = resource
         self.name = name
         self.attributes: dict[str, Any] | None = None
@@ -161,7 +161,7 @@ class RecordingSpan(otel_trace.Span):
         """
         self.span_id = new_span_id()
         parent, of_task = self._stored_above(parent), self._stored_above(of_task)
-        if isinstance(parent, RecordingSpan) and parent.writer is self.writer:
+        if isinstance(parent, RecordingSpan) and parent.queue is self.queue:
             self.scope = parent.scope
             self.parent_id = parent.span_id
         else:
@@ -182,10 +182,10 @@ class RecordingSpan(otel_trace.Span):
         if start_time is not None:
             # Only the wall clock knows how long ago it was.
             self.monotonic_start_ns -= max(0, time_ns() - start_time)
-        writer = self.writer
-        writer.open_spans[self] = None
-        if writer.idle:
-            writer.attend()
+        queue = self.queue
+        queue.open_spans[self] = None
+        if queue.idle:
+            queue.attend()
 
     def _follow_context(self, parent: otel_trace.SpanContext | None) -> None:
         if parent is None or not parent.is_valid:
@@ -202,7 +202,7 @@ class RecordingSpan(otel_trace.Span):
 
     def _join_task_of(self, span: otel_trace.Span | None) -> None:
         """Take over the task of another span, and its attribute task_id if code set one."""
-        self.task_no = span.task_no if isinstance(span, RecordingSpan) and span.writer is self.writer else None
+        self.task_no = span.task_no if isinstance(span, RecordingSpan) and span.queue is self.queue else None
         # A span of OpenTelemetry's SDK shows its attributes, too.
         attributes = getattr(span, "attributes", None)
         try:
@@ -213,7 +213,7 @@ class RecordingSpan(otel_trace.Span):
             self.set_attribute("task_id", inherited)
 
     def end(self, end_time: int | None = None) -> None:
-        """Fix the duration and hand the span to the writer. Only the first call counts.
+        """Fix the duration and hand the span over. Only the first call counts.
 
         `end_time` is an integer UTC instant in ns; by default the end is now.
         """
@@ -225,8 +225,8 @@ class RecordingSpan(otel_trace.Span):
             self.duration_ns = perf_counter_ns() - self.monotonic_start_ns
         else:
             self.duration_ns = max(0, end_time - self.start_ns)
-        self.writer.open_spans.pop(self, None)
-        self.writer.append_span(self)
+        self.queue.open_spans.pop(self, None)
+        self.queue.append_span(self)
 
     def __exit__(
         self,
@@ -431,8 +431,8 @@ class CurrentSpan(RecordingSpan):
     def __enter__(self) -> otel_trace.Span:
         context = _get_context()
         parent: Any = context.get(_SPAN_KEY)
-        writer = self.writer
-        if type(parent) is not CurrentSpan or parent.writer is not writer:
+        queue = self.queue
+        if type(parent) is not CurrentSpan or parent.queue is not queue:
             return self._enter_below(parent, parent, context)
         # The fast way: all of start() for a child of one of our own spans.
         self.span_id = _getrandbits(63) or 1
@@ -449,9 +449,9 @@ class CurrentSpan(RecordingSpan):
         self._token = _attach(own)
         self.start_ns = time_ns()
         self.monotonic_start_ns = perf_counter_ns()
-        writer.open_spans[self] = None
-        if writer.idle:
-            writer.attend()
+        queue.open_spans[self] = None
+        if queue.idle:
+            queue.attend()
         return self
 
     def _enter_below(
@@ -500,25 +500,25 @@ class CurrentSpan(RecordingSpan):
         if self.duration_ns is None:
             # end() without its calls: this is what every span does.
             duration_ns = self.duration_ns = perf_counter_ns() - self.monotonic_start_ns
-            writer = self.writer
-            writer.open_spans.pop(self, None)
+            queue = self.queue
+            queue.open_spans.pop(self, None)
             trace_no = self.scope.committed_no
             resource_no = self.resource.committed_no
             text = None
             if trace_no is None or resource_no is None or self.has_details:
-                writer.append_span(self)
+                queue.append_span(self)
                 return
             if self.attributes:
                 try:
                     encoded = _dumps(self.attributes)
                 except TypeError:  # has to be repaired
-                    writer.append_span(self)
+                    queue.append_span(self)
                     return
                 if len(encoded) > MAX_TEXT_CHARS:
-                    writer.append_span(self)
+                    queue.append_span(self)
                     return
                 text = encoded.decode()
-            span_rows = writer.span_rows
+            span_rows = queue.span_rows
             span_rows.append(
                 (
                     trace_no,
@@ -532,8 +532,8 @@ class CurrentSpan(RecordingSpan):
                     text,
                 )
             )
-            if writer.idle or len(span_rows) > writer.attention:
-                writer.attend(span_rows)
+            if queue.idle or len(span_rows) > queue.attention:
+                queue.attend(span_rows)
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """As a decorator: each call of `function` runs in a span like this one."""
@@ -555,7 +555,7 @@ class CurrentSpan(RecordingSpan):
         return wrapper
 
     def _again(self) -> CurrentSpan:
-        span = type(self)(self.writer, self.resource, self.name)
+        span = type(self)(self.queue, self.resource, self.name)
         span.attributes = None if self.attributes is None else dict(self.attributes)
         span.has_details = self.has_details
         span.__dict__.update(self.__dict__)
@@ -595,7 +595,7 @@ class ConfiguredSpan(CurrentSpan):
 
 
 class _Nowhere:
-    """In place of a writer: takes spans and forgets them."""
+    """In place of a queue: takes spans and forgets them."""
 
     class _NoSpans(dict[RecordingSpan, None]):
         def __setitem__(self, span: RecordingSpan, value: None) -> None:
@@ -636,7 +636,7 @@ class UnstoredSpan(ConfiguredSpan):
 
     def _join_task_of(self, span: otel_trace.Span | None) -> None:
         if isinstance(span, RecordingSpan) and span.task_no is not None:
-            self.set_attribute("task_id", span.writer.task_ids.get(span.task_no))
+            self.set_attribute("task_id", span.queue.task_ids.get(span.task_no))
         super()._join_task_of(span)
 
 

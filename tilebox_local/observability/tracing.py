@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.context.context import Context
 
+    from tilebox_local.storage.queue import TelemetryQueue
     from tilebox_local.storage.writer import Writer
 
 __all__ = [
@@ -63,8 +64,8 @@ class Job(Protocol):
 class WorkflowTracer:
     """Makes the spans of one client. Thread-safe; spans follow the current context of each thread and asyncio task."""
 
-    def __init__(self, writer: Writer, resource: Reference) -> None:
-        self._writer = writer
+    def __init__(self, queue: TelemetryQueue, resource: Reference) -> None:
+        self._queue = queue
         self._resource = resource
 
     def span(self, name: str, *args: Any, **kwargs: Any) -> AbstractContextManager[otel_trace.Span]:
@@ -76,8 +77,8 @@ class WorkflowTracer:
         attributes, links, start_time, record_exception, set_status_on_exception, end_on_exit.
         """
         if args or kwargs:
-            return _configured(ConfiguredSpan(self._writer, self._resource, name), *args, **kwargs)
-        return CurrentSpan(self._writer, self._resource, name)
+            return _configured(ConfiguredSpan(self._queue, self._resource, name), *args, **kwargs)
+        return CurrentSpan(self._queue, self._resource, name)
 
     def current_span(self) -> otel_trace.Span:
         """The current span of this thread or asyncio task; the invalid span, which records nothing, if none is."""
@@ -121,8 +122,8 @@ class NoopWorkflowTracer(WorkflowTracer):
 class LocalTracer(otel_trace.Tracer):
     """OpenTelemetry's Tracer for one instrumentation scope, writing to a store."""
 
-    def __init__(self, writer: Writer, resource: Reference, scope: str) -> None:
-        self._writer = writer
+    def __init__(self, queue: TelemetryQueue, resource: Reference, scope: str) -> None:
+        self._queue = queue
         self._resource = resource
         self._scope = scope
 
@@ -141,7 +142,7 @@ class LocalTracer(otel_trace.Tracer):
         parent = parent_from_context(context)
         if is_unsampled(parent):
             return unsampled_child(parent)
-        span = RecordingSpan(self._writer, self._resource, name)
+        span = RecordingSpan(self._queue, self._resource, name)
         span.describe(kind, attributes, links, self._scope)
         if not record_exception or not set_status_on_exception:
             span.records_exception, span.sets_status_on_exception = record_exception, set_status_on_exception
@@ -162,7 +163,7 @@ class LocalTracer(otel_trace.Tracer):
     ) -> AbstractContextManager[otel_trace.Span]:
         """A span around a block, as `WorkflowTracer.span`."""
         span = _configured(
-            ConfiguredSpan(self._writer, self._resource, name),
+            ConfiguredSpan(self._queue, self._resource, name),
             context,
             kind,
             attributes,
@@ -192,7 +193,7 @@ class LocalTracerProvider(otel_trace.TracerProvider):
         attributes: Mapping[str, Any] | None = None,  # noqa: ARG002
     ) -> otel_trace.Tracer:
         """A tracer whose spans carry the module's name as scope."""
-        return LocalTracer(self._writer, self._resource, text_of(instrumenting_module_name or "unknown"))
+        return LocalTracer(self._writer.queue, self._resource, text_of(instrumenting_module_name or "unknown"))
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Wait until all ended spans are committed. Never raises; thread-safe.

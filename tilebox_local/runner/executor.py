@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from tilebox_local.cache import JobCache
     from tilebox_local.data import TaskSubmissions
     from tilebox_local.engine.tasks import ClaimedJob, ClaimedTask
+    from tilebox_local.storage.queue import TelemetryQueue
     from tilebox_local.storage.rows import Reference
-    from tilebox_local.storage.writer import Writer
 
 __all__ = ["ExecutionContext", "TaskExecutor", "to_task"]
 
@@ -84,7 +84,7 @@ def to_task(claimed: ClaimedTask, claimed_job: ClaimedJob, identifier: TaskIdent
 class TaskExecutor:
     """What all executions of one runner share. `check_cluster` raises NotFoundError for an unknown slug."""
 
-    writer: Writer
+    queue: TelemetryQueue
     resource: Reference
     tracer: WorkflowTracer
     task_logger: StructuredLogger
@@ -109,9 +109,9 @@ class TaskExecutor:
             with start_job_span(self.tracer, task.job, name) as foreign:
                 return self._run(context, task, task_class, foreign)
         trace_id, root_span_id, flags = parent
-        span = CurrentSpan(self.writer, self.resource, name)
+        span = CurrentSpan(self.queue, self.resource, name)
         span.attributes = {"identifier.name": task.identifier.name, "identifier.version": task.identifier.version}
-        self.writer.task_ids[task_no] = str(task.id)
+        self.queue.task_ids[task_no] = str(task.id)
         scope = TraceScope(trace_id, flags, trace_no=trace_no)
         scope.publish()  # the job is committed
         span.enter_task(scope, root_span_id, task_no)
@@ -119,7 +119,7 @@ class TaskExecutor:
             return self._run(context, task, task_class, span)
         finally:
             span.__exit__(None, None, None)
-            self.writer.task_ids.pop(task_no, None)
+            self.queue.task_ids.pop(task_no, None)
 
     def _run(
         self, context: ExecutionContext, task: Task, task_class: type[Any], span: Span

@@ -335,7 +335,7 @@ class TaskRunner:
             now_ns = max(clock.wall_ns(), active.started_ns)
             if not report(connection, active, now_ns):
                 return  # the open spans are those of whoever has the task now
-            for span in list(writer.open_spans):
+            for span in list(writer.queue.open_spans):
                 if span.task_no == active.task_no:
                     writer.write_open(connection, span)
             end_open_spans(connection, task_no=active.task_no, end_ns=now_ns, reason=reason)

@@ -1,13 +1,11 @@
 """The one writer of a process and store: a thread that owns the write connection.
 
-Two verbs, two promises. `append_*` takes telemetry and returns at once; it is durable after a later commit, and may be
-dropped, and counted, if the store cannot keep up. `transact` runs a function inside the next transaction and returns
-after the commit; it is never dropped. A transaction first writes all telemetry that was appended before, so a task's
-spans and logs commit together with its change of state.
+Two verbs, two promises. `queue.append_*` takes telemetry and returns at once; it is durable after a later commit, and
+may be dropped, and counted, if the store cannot keep up. `transact` runs a function inside the next transaction and
+returns after the commit; it is never dropped. A transaction first writes all telemetry that was appended before, so a
+task's spans and logs commit together with its change of state.
 
-When more than a batch of spans waits, the appending thread gives way to the writer now and then; when more than
-`queue_limit` wait, it waits for the writer (backpressure). If the writer makes no progress because the disk refuses,
-telemetry is dropped and counted until it does.
+Who appends, and what happens when that is too much, is in `queue.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from collections import deque
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -28,24 +25,21 @@ from tilebox_local.catalog import run
 from tilebox_local.errors import ArgumentError, FlushTimeoutError, StoreClosedError, StoreError
 from tilebox_local.storage.batch import STORE_ERRORS, Batch
 from tilebox_local.storage.connection import keep_log_at_close, set_synchronous, translate_error
+from tilebox_local.storage.queue import BATCH_LIMIT, TelemetryQueue, take
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tilebox_local.observability.span import RecordingSpan
     from tilebox_local.storage.lockfile import LockFile
-    from tilebox_local.storage.rows import LogItem, Reference
+    from tilebox_local.storage.rows import Reference
 
 __all__ = ["Writer", "WriterStats"]
 
 T = TypeVar("T")
 
-QUEUE_LIMIT = 10_000
-_BATCH_LIMIT = 4_096
 _TICK_S = 0.05
-_STRIDE = 256
 _IDLE_TIMEOUT_S = 30.0
-_OPEN_SPAN_AGE_NS = 250_000_000
 _SYNC_INTERVAL_NS = 1_000_000_000
 _PATIENCE_S = 5.0
 _RETRY_S = (0.05, 0.1, 0.25, 0.5, 1.0)
@@ -98,41 +92,27 @@ class Writer:
         lock: LockFile,
         full_sync: bool,
         is_durable: bool,
-        queue_limit: int = QUEUE_LIMIT,
     ) -> None:
         self._connect = connect
         self._path = path
         self._lock = lock
         self._full_sync = full_sync
         self._is_durable = is_durable
-        self._queue_limit = queue_limit
+        self.queue = TelemetryQueue(self._wake)
         self._closed = False
-        self._refusal: StoreError | None = None
         self.on_commit: list[Callable[[], None]] = []
         self._reset()
 
     def _reset(self) -> None:
-        # Hot: read by every span. `idle` tells an appending thread to wake the writer, and so does a queue longer than
-        # `attention`: a batch's worth, and again every few hundred records until the writer has come.
-        self.attention = min(_BATCH_LIMIT, self._queue_limit)
-        self.span_rows: deque[tuple[Any, ...]] = deque()  # made by the span as it ended, if nothing was in its way
-        self.spans: deque[RecordingSpan] = deque()
-        self.open_spans: dict[RecordingSpan, None] = {}
-        self.idle = True
-        self.logs: deque[LogItem] = deque()
-        self.task_ids: dict[int, str] = {}  # of the tasks that run in this process: task_no -> task id
         self._commands: deque[_Command] = deque()
         self._wakeups: SimpleQueue[None] = SimpleQueue()
-        self._room = threading.Event()
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._connection: apsw.Connection | None = None
         self._batch = Batch()
         self._log_count = 0
-        self._dropped = 0
         self._dropped_reported = 0  # of them, in the file
         self._dropped_reporting = 0  # of them, in the transaction under way
-        self._shedding = False
         self._stopping = False
         self._synced_at = 0
         self._unsynced = False
@@ -148,46 +128,6 @@ class Writer:
         self._failed_transactions = 0
 
     # -- any thread ---------------------------------------------------------------------------------------------
-
-    def append_span(self, span: RecordingSpan) -> None:
-        """Queue an ended span. Never raises; waits only while the queue is over its limit."""
-        self.spans.append(span)
-        if self.idle or len(self.spans) > self.attention:
-            self.attend(self.spans)
-
-    def append_log(self, log: LogItem) -> None:
-        """Queue a log record. Never raises; waits only while the queue is over its limit."""
-        self.logs.append(log)
-        if self.idle or len(self.logs) > self.attention:
-            self.attend(self.logs)
-
-    def attend(self, queue: deque[Any] | None = None) -> None:
-        """Wake the writer, and if `queue` is over its limit, wait for room or drop the newest record."""
-        if self._closed:
-            if queue:
-                self._refuse(queue)
-            return
-        if self.idle:
-            self._wake()
-        if queue is None:
-            return
-        if len(queue) > self._queue_limit:
-            self._make_room(queue)
-        elif len(queue) > self.attention:
-            self.attention = min(len(queue) + _STRIDE, self._queue_limit)
-            self._wakeups.put(None)
-            # Give way: a writer that comes back from SQLite would wait 5 ms for the interpreter's lock, each time.
-            time.sleep(0)
-
-    @property
-    def queue_limit(self) -> int:
-        """Spans, or log records, that may wait before the appending thread has to."""
-        return self._queue_limit
-
-    @queue_limit.setter
-    def queue_limit(self, limit: int) -> None:
-        self._queue_limit = limit
-        self.attention = min(_BATCH_LIMIT, limit)
 
     def transact(self, function: Callable[[apsw.Connection], T]) -> T:
         """Run `function(connection)` in a transaction after all telemetry appended so far; return after the commit.
@@ -215,8 +155,8 @@ class Writer:
             FlushTimeoutError: it took longer than `timeout_s` seconds; the records stay queued.
             StoreError: the records cannot be written now; they stay queued.
         """
-        if self._refusal is not None:
-            raise self._refusal
+        if self.queue.refusal is not None:
+            raise self.queue.refusal
         if not self.has_work():
             return
         command = self._submit(_nothing)
@@ -228,7 +168,7 @@ class Writer:
 
     def has_work(self) -> bool:
         """Whether anything was appended that is not committed yet."""
-        return bool(self._is_writing or self._has_records() or self._commands or self._batch)
+        return bool(self._is_writing or self.queue or self._commands or self._batch)
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Write what is queued, wait for the disk, close the connection. Idempotent.
@@ -243,17 +183,19 @@ class Writer:
             if self._closed:
                 return
             self._closed = True
-            self.attention = -1  # every further record comes to attend()
+            self.queue.close()
+        self._stopping = True
         thread = self._thread
         if thread is None:
-            if self._connection is not None:
+            if self.has_work():
+                self._run()  # no thread could be started, as when the interpreter is shutting down
+            elif self._connection is not None:
                 self._connection.close()
                 self._connection = None
-            return
-        self._stopping = True
-        self._wakeups.put(None)
-        thread.join(timeout_s)
-        if thread.is_alive():
+        else:
+            self._wakeups.put(None)
+            thread.join(timeout_s)
+        if thread is not None and thread.is_alive():
             pending = self._pending()
             raise FlushTimeoutError(f"{self._path}: {pending} records are not written yet.", pending=pending)
         if self._batch:
@@ -263,20 +205,14 @@ class Writer:
             raise StoreError(message) from self._last_error
 
     def _pending(self) -> int:
-        return self._queued() + len(self._batch)
-
-    def _queued(self) -> int:
-        return len(self.span_rows) + len(self.spans) + len(self.logs)
-
-    def _has_records(self) -> bool:
-        return bool(self.span_rows or self.spans or self.logs)
+        return len(self.queue) + len(self._batch)
 
     def stats(self) -> WriterStats:
         """Counts since the process opened the store."""
         return WriterStats(
             queued_count=self._pending(),
             written_count=self._batch.written_count,
-            dropped_count=self._dropped,
+            dropped_count=self.queue.dropped_count,
             quarantined_count=self._batch.quarantined_count,
             transaction_count=self._transactions,
             failed_transaction_count=self._failed_transactions,
@@ -339,10 +275,11 @@ class Writer:
         # Closing an inherited connection would drop the parent's locks and checkpoint its file: leak it.
         _leaked_connections.append(self._connection)
         self._reset()
-        self._refusal = refusal
+        self.queue.reset()
         if refusal is not None:
             self._closed = self._has_ended = True
-            self.attention = -1
+            self.queue.close(refusal)
+            self.queue.end()
 
     def _submit(self, function: Callable[[apsw.Connection], Any]) -> _Command:
         command = _Command(function)
@@ -350,16 +287,20 @@ class Writer:
             if self._closed or self._has_ended:
                 raise self._closed_error()
             self._commands.append(command)
-        self._wake()
+        try:
+            self._wake()
+        except RuntimeError as error:
+            self._commands.remove(command)
+            raise StoreError(f"{self._path} cannot be written now: {error}.") from error
         return command
 
     def _closed_error(self) -> StoreError:
-        if self._refusal is not None:
-            return self._refusal
+        if self.queue.refusal is not None:
+            return self.queue.refusal
         return StoreClosedError(f"{self._path} is closed.", hint="Open a new Client.")
 
     def _wake(self) -> None:
-        self.idle = False
+        self.queue.idle = False
         if self._thread is None and not self._closed:
             self._start()
         self._wakeups.put(None)
@@ -375,35 +316,6 @@ class Writer:
                 except RuntimeError:  # the interpreter is shutting down, or has no thread to give
                     self._thread = None
                     raise
-
-    def _make_room(self, queue: deque[Any]) -> None:
-        if not self._is_shedding():
-            deadline = time.monotonic() + _PATIENCE_S
-            while time.monotonic() < deadline and not self._closed:
-                self._room.clear()
-                if len(queue) <= self._queue_limit:
-                    return
-                self._wakeups.put(None)
-                self._room.wait(0.1)
-                if self._is_shedding():
-                    break
-            self._shedding = True
-        with contextlib.suppress(IndexError):
-            queue.pop()
-            self._dropped += 1
-
-    def _refuse(self, queue: deque[Any]) -> None:
-        """Drop a record that comes after close()."""
-        if self._refusal is not None and not self._dropped:
-            _log.error("%s Spans and logs of this process are dropped.", self._refusal)
-        with contextlib.suppress(IndexError):
-            queue.pop()
-            self._dropped += 1
-        if not self._has_ended:
-            time.sleep(0.001)  # a loop that goes on would keep the closing writer from the interpreter's lock
-
-    def _is_shedding(self) -> bool:
-        return self._shedding  # set by the writer thread, too
 
     # -- writer thread ------------------------------------------------------------------------------------------
 
@@ -431,16 +343,16 @@ class Writer:
             delay = _RETRY_S[min(self._failures, len(_RETRY_S)) - 1]
             self._get_wakeup(delay)
             return
-        if self._commands or max(len(self.span_rows), len(self.spans)) > _BATCH_LIMIT or self._stopping:
+        if self._commands or self.queue.has_batch() or self._stopping:
             self._drain_wakeups()
             return
-        if self._has_records() or self._has_unwritten_open_span():
+        if self.queue or self.queue.has_unwritten_open_span():
             self._get_wakeup(_TICK_S)
             return
-        self.idle = True
-        if not (self._commands or self._has_records() or self._has_unwritten_open_span() or self._stopping):
+        self.queue.idle = True
+        if not (self._commands or self.queue or self.queue.has_unwritten_open_span() or self._stopping):
             self._get_wakeup(_SYNC_INTERVAL_NS / 1e9 if self._unsynced else _IDLE_TIMEOUT_S)
-        self.idle = False
+        self.queue.idle = False
 
     def _get_wakeup(self, timeout_s: float) -> None:
         with contextlib.suppress(Empty):
@@ -452,20 +364,6 @@ class Writer:
             while True:
                 self._wakeups.get_nowait()
 
-    def _has_unwritten_open_span(self) -> bool:
-        return any(not span.is_written for span in list(self.open_spans))
-
-    def _old_open_spans(self) -> list[RecordingSpan]:
-        """Spans that have been open for a while and are not in the file, oldest first."""
-        horizon = clock.monotonic_ns() - _OPEN_SPAN_AGE_NS
-        found = []
-        for span in list(self.open_spans):
-            if span.monotonic_start_ns > horizon:
-                break
-            if not span.is_written:
-                found.append(span)
-        return found
-
     def _write(self) -> None:
         """One transaction: queued telemetry, then the waiting commands."""
         self._is_writing = True
@@ -475,25 +373,19 @@ class Writer:
             self._is_writing = False
 
     def _write_batch(self) -> None:
-        commands = _take(self._commands, len(self._commands))
+        commands = take(self._commands, len(self._commands))
         batch = self._batch
         # Everything appended before a command commits with it; without one, batches stay small. While the disk refuses,
         # what has been taken must not grow: memory is bounded by the queue and one batch.
-        limit = None if commands or self._stopping else _BATCH_LIMIT
+        limit = None if commands or self._stopping else BATCH_LIMIT
         if self._failures:
-            limit = max(0, self._queue_limit - len(batch))
-        batch.span_rows.extend(_take(self.span_rows, limit))
-        batch.spans.extend(_take(self.spans, limit))
-        batch.logs.extend(_take(self.logs, limit))
+            limit = max(0, self.queue.limit - len(batch))
+        self.queue.move_to(batch, limit)
         postponed: list[_Command] = []
-        if self._failures and self._has_records():
+        if self._failures and self.queue:
             commands, postponed = [], commands
-        batch.open_spans = self._old_open_spans()
-        if not self._closed:
-            self.attention = min(_BATCH_LIMIT, self._queue_limit)
-        if len(self.span_rows) <= self._queue_limit and len(self.spans) <= self._queue_limit:
-            self._room.set()
         now = clock.monotonic_ns()
+        batch.open_spans = self.queue.old_open_spans(now)
         is_sync_due = self._unsynced and now - self._synced_at >= _SYNC_INTERVAL_NS
         if not (batch or commands or batch.open_spans or is_sync_due):
             return
@@ -512,7 +404,7 @@ class Writer:
             raise
         batch.commit()
         self._dropped_reported += self._dropped_reporting
-        self._shedding = False
+        self.queue.is_shedding = False
         self._failures = 0
         self._transactions += 1
         for command in commands:
@@ -555,7 +447,7 @@ class Writer:
                 self._log_count += 1
                 log.log_no = (writer_no << 40) + self._log_count
         batch.insert(connection)
-        dropped = self._dropped - self._dropped_reported
+        dropped = self.queue.dropped_count - self._dropped_reported
         self._dropped_reporting = dropped
         if dropped or batch.new_quarantined_count:
             run(connection, "count_refused", (dropped, batch.new_quarantined_count, writer_no))
@@ -573,8 +465,7 @@ class Writer:
         self._failures += 1
         self._last_error = error
         self._failed_transactions += 1
-        self._shedding = self._shedding or len(self._batch) + self._queued() > self._queue_limit
-        self._room.set()
+        self.queue.fail(is_full=self._pending() > self.queue.limit)
         if self._failures in (1, 100):
             _log.error("The store %s cannot be written: %s. Telemetry is kept and tried again.", self._path, error)
 
@@ -599,11 +490,11 @@ class Writer:
     def _finish(self) -> None:
         with self._start_lock:
             self._has_ended = True
-            commands = _take(self._commands, len(self._commands))
+            commands = take(self._commands, len(self._commands))
         for command in commands:
             command.error = self._closed_error()
             command.done.release()
-        self._dropped += self._queued()
+        self.queue.end()
         connection, self._connection = self._connection, None
         if connection is None:
             return
@@ -630,13 +521,3 @@ _leaked_connections: list[apsw.Connection | None] = []
 
 def _nothing(connection: apsw.Connection) -> None:
     """A transaction of its own for flush()."""
-
-
-def _take(queue: deque[T], limit: int | None) -> list[T]:
-    count = len(queue) if limit is None else min(len(queue), limit)
-    popleft = queue.popleft
-    taken: list[T] = []
-    with contextlib.suppress(IndexError):  # an appending thread took back its record for want of room
-        for _ in range(count):
-            taken.append(popleft())  # noqa: PERF401 -- a comprehension would lose what it has when it fails
-    return taken
