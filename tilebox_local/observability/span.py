@@ -30,7 +30,6 @@ from tilebox_local.storage.attributes import (
     MAX_TEXT_CHARS,
     capture_attributes,
     capture_value,
-    clean_text,
     encode_attributes,
     text_of,
 )
@@ -337,8 +336,11 @@ class RecordingSpan(otel_trace.Span):
             return
         if isinstance(status, otel_trace.Status):
             code, description = status.status_code.value, status.description
-        else:
+        elif _is_status_code(status):
             code = status.value
+        else:
+            _log.warning("Span %r: %s is no status, it is ignored.", self.name, type(status).__name__)
+            return
         if self.status_code == _OK or code == 0:
             return
         self.status_code = code
@@ -362,7 +364,7 @@ class RecordingSpan(otel_trace.Span):
         try:
             stack = "".join(traceback.format_exception(exception))
         except Exception:  # noqa: BLE001
-            stack = "".join(traceback.format_tb(exception.__traceback__))
+            stack = "".join(traceback.format_tb(getattr(exception, "__traceback__", None)))
         self.add_event(
             "exception",
             {
@@ -370,7 +372,7 @@ class RecordingSpan(otel_trace.Span):
                 "exception.message": message,
                 "exception.stacktrace": stack,
                 "exception.escaped": str(escaped),
-                **(attributes or {}),
+                **(capture_attributes(attributes) or {}),
             },
             timestamp,
         )
@@ -415,7 +417,7 @@ class RecordingSpan(otel_trace.Span):
         ).decode()
 
     def _warn_ended(self, what: str, name: object) -> None:
-        _log.warning("Span %r has ended; %s %s is ignored.", self.name, what, clean_text(str(name)))
+        _log.warning("Span %r has ended; %s %s is ignored.", self.name, what, text_of(name))
 
 
 class CurrentSpan(RecordingSpan):
@@ -432,7 +434,7 @@ class CurrentSpan(RecordingSpan):
         context = _get_context()
         parent: Any = context.get(_SPAN_KEY)
         queue = self.queue
-        if type(parent) is not CurrentSpan or parent.queue is not queue:
+        if type(parent) is not CurrentSpan or parent.queue is not queue or self.duration_ns is not None:
             return self._enter_below(parent, parent, context)
         # The fast way: all of start() for a child of one of our own spans.
         self.span_id = _getrandbits(63) or 1
@@ -461,6 +463,10 @@ class CurrentSpan(RecordingSpan):
         context: Context,
         start_time: int | None = None,
     ) -> otel_trace.Span:
+        if self.duration_ns is not None:
+            _log.warning("Span %r was used before; what happens in this block is not recorded.", self.name)
+            self._enter(context)
+            return self
         if is_unsampled(parent):
             self.duration_ns = 0  # as if it had ended: it records nothing
             span = unsampled_child(parent)
@@ -492,9 +498,9 @@ class CurrentSpan(RecordingSpan):
     ) -> None:
         try:
             _detach(self._token)
-        except ValueError:  # left in another context than entered, as generators can be
-            _log.debug("Span %r ended in another context than it started in.", self.name)
-        del self._token  # it holds the outer context, which must not live until the span is written
+            del self._token  # it holds the outer context, which must not live until the span is written
+        except (AttributeError, RuntimeError, ValueError):
+            self._left_elsewhere()
         if exc_val is not None:
             self.fail(exc_val, record=self.records_exception, set_status=self.sets_status_on_exception)
         if self.duration_ns is None:
@@ -534,6 +540,12 @@ class CurrentSpan(RecordingSpan):
             )
             if queue.idle or len(span_rows) > queue.attention:
                 queue.attend(span_rows)
+
+    def _left_elsewhere(self) -> None:
+        """The context cannot be restored: it is another one, as generators can have it, or the block was left twice."""
+        _log.debug("Span %r ended in another context than it started in.", self.name)
+        with contextlib.suppress(AttributeError):
+            del self._token
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """As a decorator: each call of `function` runs in a span like this one."""
@@ -587,9 +599,11 @@ class ConfiguredSpan(CurrentSpan):
         if self.ends_on_exit:
             super().__exit__(exc_type, exc_val, exc_tb)
             return
-        with contextlib.suppress(ValueError):
+        try:
             _detach(self._token)
-        del self._token
+            del self._token
+        except (AttributeError, RuntimeError, ValueError):
+            self._left_elsewhere()
         if exc_val is not None:
             self.fail(exc_val, record=self.records_exception, set_status=self.sets_status_on_exception)
 
@@ -657,6 +671,10 @@ def _as_instant(value: Any) -> int | None:
 
 def _is_span_context(value: object) -> bool:
     return isinstance(value, otel_trace.SpanContext)
+
+
+def _is_status_code(value: object) -> bool:
+    return isinstance(value, otel_trace.StatusCode)
 
 
 def _as_links(links: Any) -> list[otel_trace.Link]:
