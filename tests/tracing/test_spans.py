@@ -29,6 +29,7 @@ from tilebox.workflows.observability.tracing import NoopWorkflowTracer as Offici
 from trace_support import outside, run_in_task, run_script, spans_by_name, table, tree
 
 from tilebox_local import Client, ExecutionContext, Task
+from tilebox_local.catalog import sql
 from tilebox_local.errors import ArgumentError, StoreError
 from tilebox_local.observability import span as span_module
 from tilebox_local.observability.logging import get_logger
@@ -1415,3 +1416,68 @@ with client.tracer.span("outer") as outer, client.tracer.span("inner") as inner:
         ("inner", None),
         ("outer", None),
     ]
+
+
+def test_the_root_span_is_stored_with_its_job(client: Client) -> None:
+    """When submit returns, the root span is in the file with its end, whatever becomes of the submitting process."""
+    script = """
+import os, signal, sys
+from tilebox_local import Client, Task
+class Nothing(Task):
+    pass
+client = Client(sys.argv[1])
+client.jobs().submit("job", Nothing())
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    result = subprocess.run([sys.executable, "-c", script, client.path], check=False, timeout=60)
+    assert result.returncode == -signal.SIGKILL
+    assert table(client, "SELECT name, duration_ms > 0 FROM spans") == [("job/job", 1)]
+
+
+def test_spans_below_spans_of_others_stay_in_their_job(client: Client) -> None:
+    """Below spans of OpenTelemetry's SDK inside a task, a span belongs to the job of the task without a look-up."""
+    provider = TracerProvider()
+
+    class Inner(Task):
+        def execute(self, context: ExecutionContext) -> None:
+            pass
+
+    def body(context: ExecutionContext) -> None:
+        client.jobs().submit("inner", Inner())  # shares the trace
+        with provider.get_tracer("sdk").start_as_current_span("theirs"), context.tracer.span("mine"):
+            pass
+
+    statements: list[str] = []
+
+    def trace(_cursor: Any, statement: str, _bindings: Any) -> bool:
+        statements.append(statement)
+        return True
+
+    client._store.transact(lambda connection: connection.set_exec_trace(trace))
+    job = run_in_task(client, body)
+    client._store.transact(lambda connection: connection.set_exec_trace(None))
+    assert [span.name for span in client.jobs().query_spans(job)] == ["job/job", "task/Body", "mine"]
+    assert sql["find_trace"] not in statements  # it may have to scan the trace
+
+
+@pytest.mark.parametrize("context", ["text", 5])
+def test_a_context_that_is_none(context: Any, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """What is no OpenTelemetry context is ignored with a warning."""
+    caplog.set_level(logging.WARNING, "tilebox.workflows.internal")
+    with client.tracer.span("outer"), client.tracer.span("span", context=context):
+        client.tracer_provider.get_tracer("tests").start_span("other", context=context).end()
+    assert table(client, "SELECT name, parent_span_id IS NULL FROM spans ORDER BY start_ns") == [
+        ("outer", 1),
+        ("span", 0),
+        ("other", 0),
+    ]
+    warning = f"{type(context).__name__} is no OpenTelemetry context; the current one is taken."
+    assert [record.getMessage() for record in caplog.records] == [warning] * 2
+
+
+def test_a_limit_that_is_no_number() -> None:
+    """A limit in the environment that is no number is as good as none."""
+    script = "from tilebox_local.observability import span; print(span.ATTRIBUTE_LIMIT, span.EVENT_LIMIT)"
+    env = {**os.environ, "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "²", "OTEL_SPAN_EVENT_COUNT_LIMIT": "x"}
+    result = subprocess.run([sys.executable, "-c", script], env=env, check=True, capture_output=True, text=True)
+    assert result.stdout == "128 128\n"

@@ -107,14 +107,16 @@ class JobClient:
                 )
                 if isinstance(span, CurrentSpan):
                     span.move_to_trace(trace_no)
-                    # A job without its root span would have no trace, so both commit together.
-                    self._store.writer.write_open(connection, span)
+                    # A job without its root span would have no trace: both commit together, whatever comes then.
+                    span.stop()
+                    self._store.writer.write_span(connection, span)
 
             try:
                 self._store.transact(submit)
             except BaseException:
                 if isinstance(span, CurrentSpan):
                     span.move_to_trace(None)
+                    span.resume()
                 raise
         return self.find(job_id)
 

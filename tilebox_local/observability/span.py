@@ -18,7 +18,7 @@ import os
 import traceback
 from contextvars import ContextVar, Token
 from time import perf_counter_ns, time_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import orjson
 from opentelemetry import context as otel_context
@@ -36,7 +36,7 @@ from tilebox_local.storage.attributes import (
 from tilebox_local.storage.rows import Reference, TraceScope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
 
     from tilebox_local.storage.queue import TelemetryQueue
@@ -48,6 +48,8 @@ __all__ = [
     "RecordingSpan",
     "UnstoredSpan",
     "current_recording_span",
+    "current_task_span",
+    "is_context",
     "parent_from_context",
 ]
 
@@ -62,7 +64,7 @@ _OK = otel_trace.StatusCode.OK.value
 
 def _limit(variable: str, default: int) -> int:
     value = os.environ.get(variable, "")
-    return int(value) if value.isdigit() else default
+    return int(value) if value.isdecimal() else default
 
 
 ATTRIBUTE_LIMIT = _limit("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", 128)
@@ -145,8 +147,9 @@ class RecordingSpan(otel_trace.Span):
             self.has_details = True
         if attributes:
             self.set_attributes(attributes)
-        for link in _as_links(links):
-            self.add_link(link.context, link.attributes)
+        if links is not None:
+            for link in _as_links(links):
+                self.add_link(link.context, link.attributes)
         if instrumentation != RecordingSpan.instrumentation:
             self.instrumentation = instrumentation
             self.has_details = True
@@ -192,11 +195,15 @@ class RecordingSpan(otel_trace.Span):
             self.parent_id = None
             return
         self.parent_id = signed64(parent.span_id)
+        trace_state = parent.trace_state.to_header() if parent.trace_state else None
+        task_span = current_task_span.get()
+        if task_span is not None and task_span.queue is self.queue:
+            scope = task_span.scope
+            if (scope.trace_id, scope.flags, scope.trace_state) == (parent.trace_id, parent.trace_flags, trace_state):
+                self.scope = scope  # spans of others between the task's span and this one do not lead out of the job
+                return
         self.scope = TraceScope(
-            parent.trace_id,
-            int(parent.trace_flags),
-            parent_span_id=self.parent_id,
-            trace_state=parent.trace_state.to_header() if parent.trace_state else None,
+            parent.trace_id, int(parent.trace_flags), parent_span_id=self.parent_id, trace_state=trace_state
         )
 
     def _join_task_of(self, span: otel_trace.Span | None) -> None:
@@ -226,6 +233,15 @@ class RecordingSpan(otel_trace.Span):
             self.duration_ns = max(0, end_time - self.start_ns)
         self.queue.open_spans.pop(self, None)
         self.queue.append_span(self)
+
+    def stop(self) -> None:
+        """Fix the duration without handing the span over: the caller writes it, in a transaction of its own."""
+        self.duration_ns = perf_counter_ns() - self.monotonic_start_ns
+        self.queue.open_spans.pop(self, None)
+
+    def resume(self) -> None:
+        """That transaction failed: the span goes on."""
+        self.duration_ns = None
 
     def __exit__(
         self,
@@ -292,7 +308,9 @@ class RecordingSpan(otel_trace.Span):
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Set several attributes."""
         try:
-            items = list(attributes.items())
+            items: Iterable[tuple[str, Any]] = attributes.items()
+            if type(attributes) is not dict:
+                items = list(items)
         except Exception:  # noqa: BLE001 -- telemetry must not raise
             items = [("$invalid", attributes)]
         for key, value in items:
@@ -658,6 +676,10 @@ def _as_recording(span: object) -> RecordingSpan | None:
     return span if isinstance(span, RecordingSpan) else None
 
 
+# The span of the task that runs in this context; set by the executor.
+current_task_span: ContextVar[CurrentSpan | None] = ContextVar("tilebox-local-task-span", default=None)
+
+
 def _as_instant(value: Any) -> int | None:
     """An instant that a caller gave, None for what is no number."""
     if value is None or type(value) is int:
@@ -702,8 +724,15 @@ def unsampled_child(parent: otel_trace.Span | None) -> otel_trace.Span:
 
 def parent_from_context(context: Context | None) -> otel_trace.Span | None:
     """The span that a context (None: the current one) holds; None if it holds none."""
-    parent = (_get_context() if context is None else context).get(_SPAN_KEY)
+    parent = (context if is_context(context) else _get_context()).get(_SPAN_KEY)
     return parent if isinstance(parent, otel_trace.Span) else None
+
+
+def is_context(value: object) -> TypeGuard[Context]:
+    """Whether a caller gave a context; what is none, and not None either, is ignored with a warning."""
+    if value is not None and not isinstance(value, dict):
+        _log.warning("%s is no OpenTelemetry context; the current one is taken.", type(value).__name__)
+    return isinstance(value, dict)
 
 
 def current_recording_span() -> RecordingSpan | None:

@@ -21,6 +21,7 @@ from tilebox_local.observability.span import (
     CurrentSpan,
     RecordingSpan,
     UnstoredSpan,
+    is_context,
     is_unsampled,
     parent_from_context,
     unsampled_child,
@@ -97,11 +98,17 @@ def _configured(
     end_on_exit: bool = True,
 ) -> ConfiguredSpan:
     span.describe(kind, attributes, links, RecordingSpan.instrumentation)
-    span.parent_context = context
-    span.start_time = start_time
-    span.records_exception = record_exception
-    span.sets_status_on_exception = set_status_on_exception
-    span.ends_on_exit = end_on_exit
+    # Only what differs: each costs a span time.
+    if is_context(context):
+        span.parent_context = context
+    if start_time is not None:
+        span.start_time = start_time
+    if not record_exception:
+        span.records_exception = False
+    if not set_status_on_exception:
+        span.sets_status_on_exception = False
+    if not end_on_exit:
+        span.ends_on_exit = False
     return span
 
 

@@ -33,7 +33,7 @@ from tilebox_local.engine.submissions import validate_submissions
 from tilebox_local.errors import ArgumentError
 from tilebox_local.ids import parse_trace_parent
 from tilebox_local.observability._logging import StructuredLogger
-from tilebox_local.observability.span import CurrentSpan
+from tilebox_local.observability.span import CurrentSpan, current_task_span
 from tilebox_local.observability.tracing import NoopWorkflowTracer, WorkflowTracer, start_job_span
 from tilebox_local.storage.rows import TraceScope
 from tilebox_local.task import ExecutionContext as ExecutionContextBase
@@ -115,9 +115,11 @@ class TaskExecutor:
         scope = TraceScope(trace_id, flags, trace_no=trace_no)
         scope.publish()  # the job is committed
         span.enter_task(scope, root_span_id, task_no)
+        token = current_task_span.set(span)
         try:
             return self._run(context, task, task_class, span)
         finally:
+            current_task_span.reset(token)
             span.__exit__(None, None, None)
             self.queue.task_ids.pop(task_no, None)
 

@@ -337,7 +337,7 @@ class TaskRunner:
                 return  # the open spans are those of whoever has the task now
             for span in list(writer.queue.open_spans):
                 if span.task_no == active.task_no:
-                    writer.write_open(connection, span)
+                    writer.write_span(connection, span)
             end_open_spans(connection, task_no=active.task_no, end_ns=now_ns, reason=reason)
 
         self._store.transact(abandon)

@@ -456,8 +456,8 @@ class Writer:
         """Row number of a resource, inserted if it is new. Inside of a transaction only."""
         return self._batch.number_resource(connection, resource)
 
-    def write_open(self, connection: apsw.Connection, span: RecordingSpan) -> None:
-        """Write a span that has not ended, so that it commits with the transaction. Inside of a transaction only."""
+    def write_span(self, connection: apsw.Connection, span: RecordingSpan) -> None:
+        """Write a span, as it is now, so that it commits with the transaction. Inside of a transaction only."""
         self._batch.number_writer(connection)
         self._batch.insert_spans(connection, [span])
 
