@@ -130,8 +130,15 @@ CREATE TABLE job_records (
   failed_optional_count INTEGER NOT NULL DEFAULT 0,
   first_started_ns  INTEGER,                      -- NULL: no task has started; kept when the job is retried
   last_stopped_ns   INTEGER,                      -- NULL: no task has stopped
-  compute_duration_ns INTEGER NOT NULL DEFAULT 0  -- sum of the run times of all attempts that ended
+  compute_duration_ns INTEGER NOT NULL DEFAULT 0, -- sum of the run times of all attempts that ended
+  -- job_id as people write it; computed when it is read
+  job_id_text       TEXT GENERATED ALWAYS AS (
+    lower(substr(hex(job_id), 1, 8) || '-' || substr(hex(job_id), 9, 4) || '-' || substr(hex(job_id), 13, 4) || '-'
+      || substr(hex(job_id), 17, 4) || '-' || substr(hex(job_id), 21))) VIRTUAL
 ) STRICT;
+
+-- Serves: what people ask the views about one job.
+CREATE UNIQUE INDEX job_records_by_job_id_text ON job_records (job_id_text);
 
 CREATE INDEX job_records_by_submitted ON job_records (submitted_ns);
 
@@ -200,7 +207,11 @@ CREATE TABLE task_records (
   started_ns        INTEGER,                      -- start of the last attempt; NULL: never claimed
   stopped_ns        INTEGER,                      -- end of the last ended attempt; NULL: none
   input             BLOB    NOT NULL,             -- at most 2,048 bytes, mostly JSON
-  display           TEXT                          -- label for people, at most 1,024 characters; NULL: none
+  display           TEXT,                         -- label for people, at most 1,024 characters; NULL: none
+  -- task_id as people write it; computed when it is read
+  task_id_text      TEXT GENERATED ALWAYS AS (
+    lower(substr(hex(task_id), 1, 8) || '-' || substr(hex(task_id), 9, 4) || '-' || substr(hex(task_id), 13, 4) || '-'
+      || substr(hex(task_id), 17, 4) || '-' || substr(hex(task_id), 21))) VIRTUAL
 ) STRICT;
 
 -- Serves: claim the oldest claimable task of a cluster and an identifier, of all or among the children of one task.
@@ -324,13 +335,15 @@ CREATE TABLE log_records (
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Views for people
+--
+-- The key of the telemetry tables begins with the trace, so their views look up the traces first (CROSS JOIN keeps the
+-- order): what is asked of one job or one trace reads nothing else.
 -- ---------------------------------------------------------------------------------------------------------------
 
 -- Jobs with state and statistics.
 CREATE VIEW jobs AS
 SELECT
-  lower(substr(hex(j.job_id), 1, 8) || '-' || substr(hex(j.job_id), 9, 4) || '-' || substr(hex(j.job_id), 13, 4)
-    || '-' || substr(hex(j.job_id), 17, 4) || '-' || substr(hex(j.job_id), 21)) AS job_id,
+  j.job_id_text AS job_id,
   j.name,
   CASE                                            -- contract: the first that applies
     WHEN j.canceled AND j.failed_count > 0 THEN 'FAILED'
@@ -360,8 +373,7 @@ FROM job_records j;
 -- Tasks with the times of their last attempt.
 CREATE VIEW tasks AS
 SELECT
-  lower(substr(hex(t.task_id), 1, 8) || '-' || substr(hex(t.task_id), 9, 4) || '-' || substr(hex(t.task_id), 13, 4)
-    || '-' || substr(hex(t.task_id), 17, 4) || '-' || substr(hex(t.task_id), 21)) AS task_id,
+  t.task_id_text AS task_id,
   i.name,
   printf('v%d.%d', i.major, i.minor) AS version,
   CASE t.state WHEN 1 THEN 'QUEUED' WHEN 2 THEN 'RUNNING' WHEN 3 THEN 'COMPUTED' WHEN 4 THEN 'FAILED'
@@ -379,11 +391,8 @@ SELECT
   (t.started_ns - t.ready_ns) / 1e6 AS queue_wait_ms,
   t.attempt AS attempts, t.retry_count AS retries, t.crash_count AS crashes, t.max_retries, t.optional,
   j.name AS job_name,
-  lower(substr(hex(j.job_id), 1, 8) || '-' || substr(hex(j.job_id), 9, 4) || '-' || substr(hex(j.job_id), 13, 4)
-    || '-' || substr(hex(j.job_id), 17, 4) || '-' || substr(hex(j.job_id), 21)) AS job_id,
-  (SELECT lower(substr(hex(p.task_id), 1, 8) || '-' || substr(hex(p.task_id), 9, 4) || '-'
-     || substr(hex(p.task_id), 13, 4) || '-' || substr(hex(p.task_id), 17, 4) || '-' || substr(hex(p.task_id), 21))
-   FROM task_records p WHERE p.task_no = t.parent_no) AS parent_id,
+  j.job_id_text AS job_id,
+  (SELECT p.task_id_text FROM task_records p WHERE p.task_no = t.parent_no) AS parent_id,
   t.runner_no, t.task_no, t.job_no
 FROM task_records t
 JOIN identifier_records i ON i.identifier_no = t.identifier_no
@@ -407,18 +416,13 @@ SELECT
   CASE s.kind WHEN 1 THEN 'INTERNAL' WHEN 2 THEN 'SERVER' WHEN 3 THEN 'CLIENT' WHEN 4 THEN 'PRODUCER'
     WHEN 5 THEN 'CONSUMER' ELSE 'UNSPECIFIED' END AS kind,
   CASE WHEN s.task_no IS NOT NULL AND json_type(s.attributes, '$.task_id') IS NULL
-    THEN json_set(coalesce(s.attributes, '{}'), '$.task_id', (
-      SELECT lower(substr(hex(k.task_id), 1, 8) || '-' || substr(hex(k.task_id), 9, 4) || '-'
-        || substr(hex(k.task_id), 13, 4) || '-' || substr(hex(k.task_id), 17, 4) || '-' || substr(hex(k.task_id), 21))
-      FROM task_records k WHERE k.task_no = s.task_no))
+    THEN json_set(coalesce(s.attributes, '{}'), '$.task_id',
+      (SELECT k.task_id_text FROM task_records k WHERE k.task_no = s.task_no))
     ELSE coalesce(s.attributes, '{}') END AS attributes,
   s.links,
-  (SELECT lower(substr(hex(k.task_id), 1, 8) || '-' || substr(hex(k.task_id), 9, 4) || '-'
-     || substr(hex(k.task_id), 13, 4) || '-' || substr(hex(k.task_id), 17, 4) || '-' || substr(hex(k.task_id), 21))
-   FROM task_records k WHERE k.task_no = s.task_no) AS task_id,
+  (SELECT k.task_id_text FROM task_records k WHERE k.task_no = s.task_no) AS task_id,
   j.name AS job_name,
-  CASE WHEN j.job_no IS NOT NULL THEN lower(substr(hex(j.job_id), 1, 8) || '-' || substr(hex(j.job_id), 9, 4) || '-' || substr(hex(j.job_id), 13, 4)
-    || '-' || substr(hex(j.job_id), 17, 4) || '-' || substr(hex(j.job_id), 21)) END AS job_id,
+  j.job_id_text AS job_id,
   (SELECT json_extract(r.attributes, '$."service.instance.id"') FROM resource_records r
    WHERE r.resource_no = s.resource_no) AS runner,
   (SELECT c.name FROM scope_records c WHERE c.scope_no = s.scope_no) AS scope,
@@ -426,9 +430,9 @@ SELECT
   s.start_ns + s.duration_ns AS end_ns,
   s.duration_ns,
   t.job_no
-FROM span_records s
-JOIN trace_records t ON t.trace_no = s.trace_no
-LEFT JOIN job_records j ON j.job_no = t.job_no;
+FROM trace_records t
+LEFT JOIN job_records j ON j.job_no = t.job_no
+CROSS JOIN span_records s ON s.trace_no = t.trace_no;
 
 -- Log records, with their job, task and runner.
 CREATE VIEW logs AS
@@ -438,28 +442,23 @@ SELECT
   l.severity_text AS severity,
   l.body,
   CASE WHEN l.has_task_id AND json_type(l.attributes, '$.task_id') IS NULL
-    THEN json_set(coalesce(l.attributes, '{}'), '$.task_id', (
-      SELECT lower(substr(hex(k.task_id), 1, 8) || '-' || substr(hex(k.task_id), 9, 4) || '-'
-        || substr(hex(k.task_id), 13, 4) || '-' || substr(hex(k.task_id), 17, 4) || '-' || substr(hex(k.task_id), 21))
-      FROM task_records k WHERE k.task_no = l.task_no))
+    THEN json_set(coalesce(l.attributes, '{}'), '$.task_id',
+      (SELECT k.task_id_text FROM task_records k WHERE k.task_no = l.task_no))
     ELSE coalesce(l.attributes, '{}') END AS attributes,
   CASE WHEN l.trace_no <> 0 THEN lower(hex(t.trace_id)) END AS trace_id,
   CASE WHEN l.span_id IS NOT NULL THEN printf('%016x', l.span_id) END AS span_id,
-  (SELECT lower(substr(hex(k.task_id), 1, 8) || '-' || substr(hex(k.task_id), 9, 4) || '-'
-     || substr(hex(k.task_id), 13, 4) || '-' || substr(hex(k.task_id), 17, 4) || '-' || substr(hex(k.task_id), 21))
-   FROM task_records k WHERE k.task_no = l.task_no) AS task_id,
+  (SELECT k.task_id_text FROM task_records k WHERE k.task_no = l.task_no) AS task_id,
   j.name AS job_name,
-  CASE WHEN j.job_no IS NOT NULL THEN lower(substr(hex(j.job_id), 1, 8) || '-' || substr(hex(j.job_id), 9, 4) || '-' || substr(hex(j.job_id), 13, 4)
-    || '-' || substr(hex(j.job_id), 17, 4) || '-' || substr(hex(j.job_id), 21)) END AS job_id,
+  j.job_id_text AS job_id,
   (SELECT json_extract(r.attributes, '$."service.instance.id"') FROM resource_records r
    WHERE r.resource_no = l.resource_no) AS runner,
   (SELECT c.name FROM scope_records c WHERE c.scope_no = l.scope_no) AS logger,
   l.severity_number,
   l.time_ns,
   t.job_no
-FROM log_records l
-JOIN trace_records t ON t.trace_no = l.trace_no
-LEFT JOIN job_records j ON j.job_no = t.job_no;
+FROM trace_records t
+LEFT JOIN job_records j ON j.job_no = t.job_no
+CROSS JOIN log_records l ON l.trace_no = t.trace_no;
 
 -- Events of spans: those that code added, and log.message for each log record that was emitted while a span was active.
 -- log.message has time (to the microsecond), body, level (Python's name), trace_id and span_id, then the attributes of
@@ -473,19 +472,35 @@ SELECT
   lower(hex(t.trace_id)) AS trace_id,
   printf('%016x', e.span_id) AS span_id,
   j.name AS job_name,
-  CASE WHEN j.job_no IS NOT NULL THEN lower(substr(hex(j.job_id), 1, 8) || '-' || substr(hex(j.job_id), 9, 4) || '-' || substr(hex(j.job_id), 13, 4)
-    || '-' || substr(hex(j.job_id), 17, 4) || '-' || substr(hex(j.job_id), 21)) END AS job_id,
+  j.job_id_text AS job_id,
   e.time_ns,
   t.job_no
-FROM event_records e
-JOIN trace_records t ON t.trace_no = e.trace_no
+FROM trace_records t
 LEFT JOIN job_records j ON j.job_no = t.job_no
+CROSS JOIN event_records e ON e.trace_no = t.trace_no
 UNION ALL
 SELECT
-  strftime('%Y-%m-%dT%H:%M:%S', l.time_ns / 1000000000, 'unixepoch')
-    || printf('.%09dZ', l.time_ns % 1000000000),
+  strftime('%Y-%m-%dT%H:%M:%S', m.time_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', m.time_ns % 1000000000),
   'log.message',
-  json_patch(
+  CASE WHEN coalesce(json_type(m.own, '$.time'), json_type(m.own, '$.body'), json_type(m.own, '$.level')) IS NULL
+    THEN substr(m.general, 1, length(m.general) - 1)
+      || CASE m.own WHEN '{}' THEN '}' ELSE ',' || substr(m.own, 2) END
+    ELSE json_patch(m.general, m.own) END,        -- would take NULL for "remove", so only where a key is there twice
+  m.trace_id,
+  m.span_id,
+  m.job_name,
+  m.job_id,
+  m.time_ns,
+  m.job_no
+FROM (
+  SELECT
+    l.time_ns,
+    lower(hex(t.trace_id)) AS trace_id,
+    printf('%016x', l.span_id) AS span_id,
+    j.name AS job_name,
+    j.job_id_text AS job_id,
+    t.job_no,
     json_patch(
       json_object(
         'time', strftime('%Y-%m-%dT%H:%M:%S', l.time_ns / 1000000000, 'unixepoch')
@@ -495,22 +510,15 @@ SELECT
         'trace_id', lower(hex(t.trace_id)),
         'span_id', printf('%016x', l.span_id)),
       json_object('task_id', (
-        SELECT lower(substr(hex(k.task_id), 1, 8) || '-' || substr(hex(k.task_id), 9, 4) || '-'
-          || substr(hex(k.task_id), 13, 4) || '-' || substr(hex(k.task_id), 17, 4) || '-' || substr(hex(k.task_id), 21))
-        FROM task_records k WHERE k.task_no = l.task_no AND l.has_task_id))),
+        SELECT k.task_id_text FROM task_records k
+        WHERE k.task_no = l.task_no AND l.has_task_id AND json_type(l.attributes, '$.task_id') IS NULL))) AS general,
     json_remove(coalesce(l.attributes, '{}'), '$."exception.type"', '$."exception.message"',
-      '$."exception.stacktrace"')),
-  lower(hex(t.trace_id)),
-  printf('%016x', l.span_id),
-  j.name,
-  CASE WHEN j.job_no IS NOT NULL THEN lower(substr(hex(j.job_id), 1, 8) || '-' || substr(hex(j.job_id), 9, 4) || '-' || substr(hex(j.job_id), 13, 4)
-    || '-' || substr(hex(j.job_id), 17, 4) || '-' || substr(hex(j.job_id), 21)) END,
-  l.time_ns,
-  t.job_no
-FROM log_records l
-JOIN trace_records t ON t.trace_no = l.trace_no
-LEFT JOIN job_records j ON j.job_no = t.job_no
-WHERE l.is_span_event;
+      '$."exception.stacktrace"') AS own
+  FROM trace_records t
+  LEFT JOIN job_records j ON j.job_no = t.job_no
+  CROSS JOIN log_records l ON l.trace_no = t.trace_no
+  WHERE l.is_span_event
+) m;
 
 -- Runners, and what each of them is doing.
 CREATE VIEW runners AS

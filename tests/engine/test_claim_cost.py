@@ -350,3 +350,18 @@ def test_submission_scans_nothing(store):
         return bench.steps(partial(bench.submit, tasks(1)))[0]
 
     assert store.transact(measure)[1] == 0
+
+
+# -- views -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("view", ["spans", "logs", "events", "tasks"])
+def test_views_of_one_job_read_nothing_else(view):
+    """What people ask a view about one job begins with an index of its id."""
+    store = open_store(":memory:")
+    with store.read() as connection:
+        rows = connection.execute(f"EXPLAIN QUERY PLAN SELECT * FROM {view} WHERE job_id = 'x'").fetchall()
+    store.close()
+    plan = [row[3] for row in rows]
+    assert "SEARCH j USING INDEX job_records_by_job_id_text (job_id_text=?)" in plan
+    assert [line for line in plan if line.startswith("SCAN ") and line != "SCAN events"] == []

@@ -295,13 +295,14 @@ def test_the_view_agrees_with_the_events_of_spans(client: Client) -> None:
         log_values(context.logger)
         context.logger.info("mine", **{"time": "t", "body": [1], "level": 2**70, "exception.note": "n", "ü\n": "\x00"})
         context.logger.log(25, "ü\x00\n")
+        context.logger.info("null", nothing=None, nested={"none": None, "some": [None, 1]})
         get_logger("plain").info("no task_id")
         logging.getLogger("another").warning("with task_id")
 
     job = run_in_task(client, body)
     events = spans_by_name(client, job)["task/Body"].events
     rows = table(client, "SELECT name, time_ns, attributes FROM events ORDER BY time_ns")
-    assert [name for name, _, _ in rows] == ["log.message"] * 11
+    assert [name for name, _, _ in rows] == ["log.message"] * 12
     shown = [plain(orjson_loads(attributes)) for _, _, attributes in rows]
     assert shown == [plain(event["attributes"]) for event in events]
     assert [list(attributes) for attributes in shown] == [list(event["attributes"]) for event in events]
