@@ -300,9 +300,12 @@ def test_exit_in_task_again_and_again(script, exiting):
 
 
 def test_stopped_runner_left_a_task(script, engine):
-    """A task of a runner that has stopped is queued again at once."""
+    """A task of a runner that has stopped is queued again at once, also if its process cannot be looked at."""
     script.submit()
     engine.claim(runner_no=register(engine))
+    engine.store.transact(
+        lambda connection: connection.execute("UPDATE runner_records SET pid_namespace = 'elsewhere'").fetchall()
+    )
     script.client.runner(tasks=[]).run_all()
     assert script.states() == {"root": "RUNNING"}
     stop_runner(engine)

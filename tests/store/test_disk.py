@@ -22,7 +22,7 @@ from store_support import (
     until,
 )
 
-from tilebox_local import Client
+from tilebox_local import Client, ExecutionContext, Task
 from tilebox_local.errors import StoreError, StoreFullError
 from tilebox_local.storage.store import Store, open_store
 
@@ -233,3 +233,29 @@ def test_readers_cannot_write(store: Store) -> None:
     with pytest.raises(StoreError, match="readonly"), store.read() as connection:
         connection.execute("INSERT INTO scope_records (name) VALUES ('x')")
     assert added_scopes(store) == []
+
+
+def test_a_job_goes_on_after_a_full_disk(path: Path) -> None:
+    """A task whose report met a full disk is run again by the next run_all() of its process, once there is room."""
+    attempts: list[str] = []
+
+    class Fills(Task):
+        def execute(self, context: ExecutionContext) -> None:
+            attempts.append("attempt")
+            if len(attempts) == 1:
+                connection.pragma("max_page_count", connection.pragma("page_count"))
+                context.logger.info("x" * 60_000)
+
+    with Client(path) as client:
+        job = client.jobs().submit("job", Fills())
+        client.flush()
+        connection = client._store.writer._connection
+        assert connection is not None
+        runner = client.runner(tasks=[Fills])
+        with pytest.raises(StoreFullError):
+            runner.run_all()
+        connection.pragma("max_page_count", 1_000_000)
+        runner.run_all()
+        assert client.jobs().find(job).state.name == "COMPLETED"
+    assert attempts == ["attempt"] * 2
+    assert outside(path, "SELECT state, crashes FROM tasks") == [("COMPUTED", 1)]

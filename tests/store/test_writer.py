@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -227,6 +228,41 @@ def test_a_failing_function_gives_its_row_numbers_back(store: Store, tracer: Wor
     store.flush()
     query = "SELECT r.attributes FROM span_records s LEFT JOIN resource_records r ON r.resource_no = s.resource_no"
     assert rows(store, query) == [(resource.key,)]
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_an_interrupted_transaction(has_begun: bool, store: Store) -> None:
+    """Ctrl-C while a transaction waits takes it back; once it runs, Ctrl-C is raised when it is done."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow(connection: apsw.Connection) -> str:
+        entered.set()
+        assert leave.wait(PATIENCE_S)
+        return add_scope("interrupted")(connection)
+
+    def interrupt_when(condition: Callable[[], object]) -> threading.Thread:
+        def run() -> None:
+            until(condition)
+            signal.pthread_kill(main, signal.SIGINT)
+            leave.set()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    main = threading.get_ident()
+    if has_begun:
+        thread = interrupt_when(entered.is_set)
+        with pytest.raises(KeyboardInterrupt):
+            store.transact(slow)
+    else:
+        with standing_still(store):
+            thread = interrupt_when(lambda: store.writer._commands)
+            with pytest.raises(KeyboardInterrupt):
+                store.transact(slow)
+    thread.join()
+    store.flush()
+    assert added_scopes(store) == (["interrupted"] if has_begun else [])
 
 
 def test_a_transaction_inside_a_transaction_joins_it(store: Store) -> None:

@@ -135,9 +135,9 @@ def find_lost_tasks(connection: apsw.Connection, *, own_runners: Collection[int]
         ) = row
         if runner_no in own_runners:
             continue
-        if runner_no is not None and (
-            stopped_ns is not None or is_dead(ProcessIdentity(host, pid, start, boot_id, namespace))
-        ):
+        identity = ProcessIdentity(host, pid, start, boot_id, namespace)
+        # A runner of this process that is not at work has ended without being able to say so, for want of disk space.
+        if runner_no is not None and (stopped_ns is not None or identity == process_identity() or is_dead(identity)):
             lost.append(LostTask(task_no, attempt, runner_no, f"The runner died (process {pid} on {host})."))
         elif lease_expires_boot_ns is not None and lease_expires_boot_ns < boot_ns:
             reason = "The lease ran out: the runner did not extend it in time."

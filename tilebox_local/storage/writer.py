@@ -143,7 +143,14 @@ class Writer:
         if threading.current_thread() is self._thread:
             return function(self._require_connection())  # a transaction inside of a transaction joins it
         command = self._submit(function)
-        command.done.acquire()
+        try:
+            command.done.acquire()
+        except BaseException:  # Ctrl-C: what has not begun does not happen, what has begun is waited for
+            with contextlib.suppress(ValueError):
+                self._commands.remove(command)
+                raise
+            command.done.acquire()
+            raise
         if command.error is not None:
             raise command.error
         return command.result  # type: ignore[no-any-return]
