@@ -242,6 +242,12 @@ def links(tracer: Any) -> None:
         span.add_link(OTHER, {"y": 2})
 
 
+def too_many_links(tracer: Any) -> None:
+    with tracer.span("a") as span:
+        for number in range(200):
+            span.add_link(OTHER, {"number": number})
+
+
 def task_id_goes_down(tracer: Any) -> None:
     with tracer.span("a") as span:
         span.set_attribute("task_id", "T")
@@ -323,6 +329,7 @@ SCENARIOS = [
     too_many_events,
     after_the_end,
     links,
+    too_many_links,
     task_id_goes_down,
     task_id_that_is_no_text,
     task_id_is_set_later,
@@ -1481,3 +1488,33 @@ def test_a_limit_that_is_no_number() -> None:
     env = {**os.environ, "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "²", "OTEL_SPAN_EVENT_COUNT_LIMIT": "x"}
     result = subprocess.run([sys.executable, "-c", script], env=env, check=True, capture_output=True, text=True)
     assert result.stdout == "128 128\n"
+
+
+def test_what_is_over_the_limits_is_counted(client: Client) -> None:
+    """The counts of dropped attributes, events and links are stored beside what was kept."""
+    with client.tracer.span("span") as span:
+        for number in range(130):
+            span.set_attribute(str(number), number)
+            span.add_event("event", timestamp=number)
+            span.add_link(otel.SpanContext(1, number + 1, is_remote=False))
+            span.add_link(otel.SpanContext(1, number + 1, is_remote=False))
+    query = """
+      SELECT dropped_attributes_count, dropped_events_count, dropped_links_count, json_array_length(links),
+        (SELECT count(*) FROM json_each(attributes)), (SELECT count(*) FROM event_records)
+      FROM span_records"""
+    assert table(client, query) == [(2, 2, 132, 128, 128, 128)]
+
+
+def test_versions_of_scopes(client: Client) -> None:
+    """Two versions of a library are two scopes."""
+    for version in ("1.0", "2.0", None, "1.0"):
+        client.tracer_provider.get_tracer("library", version).start_span(str(version)).end()
+    query = (
+        "SELECT s.name, c.name, c.version FROM span_records s JOIN scope_records c USING (scope_no) ORDER BY start_ns"
+    )
+    assert table(client, query) == [
+        ("1.0", "library", "1.0"),
+        ("2.0", "library", "2.0"),
+        ("None", "library", ""),
+        ("1.0", "library", "1.0"),
+    ]

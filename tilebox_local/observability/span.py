@@ -33,7 +33,7 @@ from tilebox_local.storage.attributes import (
     encode_attributes,
     text_of,
 )
-from tilebox_local.storage.rows import Reference, TraceScope
+from tilebox_local.storage.rows import OWN_SCOPE, Reference, TraceScope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -69,6 +69,7 @@ def _limit(variable: str, default: int) -> int:
 
 ATTRIBUTE_LIMIT = _limit("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", 128)
 EVENT_LIMIT = _limit("OTEL_SPAN_EVENT_COUNT_LIMIT", 128)
+LINK_LIMIT = _limit("OTEL_SPAN_LINK_COUNT_LIMIT", 128)
 
 # The key under which OpenTelemetry keeps the current span, found through its public API.
 _SPAN_KEY = next(iter(otel_trace.set_span_in_context(otel_trace.INVALID_SPAN, Context())))
@@ -109,11 +110,12 @@ class RecordingSpan(otel_trace.Span):
     is_written = False  # set by the writer once the span is in the file as open
     otlp_kind = 1
     status_message: str | None = None
-    instrumentation = "tilebox.com/observability"
+    instrumentation = OWN_SCOPE
     events: list[tuple[str, int, dict[str, Any] | None]] | None = None
     links: tuple[tuple[otel_trace.SpanContext, dict[str, Any] | None], ...] = ()
     dropped_attributes = 0
     dropped_events = 0
+    dropped_links = 0
     records_exception = True
     sets_status_on_exception = True
 
@@ -139,7 +141,7 @@ class RecordingSpan(otel_trace.Span):
         kind: otel_trace.SpanKind,
         attributes: Mapping[str, Any] | None,
         links: Sequence[otel_trace.Link] | None,
-        instrumentation: str,
+        instrumentation: tuple[str, str],
     ) -> None:
         """Set what a caller may give at the start."""
         if kind is not otel_trace.SpanKind.INTERNAL and isinstance(kind, otel_trace.SpanKind):
@@ -150,7 +152,7 @@ class RecordingSpan(otel_trace.Span):
         if links is not None:
             for link in _as_links(links):
                 self.add_link(link.context, link.attributes)
-        if instrumentation != RecordingSpan.instrumentation:
+        if instrumentation != OWN_SCOPE:
             self.instrumentation = instrumentation
             self.has_details = True
 
@@ -323,21 +325,23 @@ class RecordingSpan(otel_trace.Span):
             return
         if self.events is None:
             self.events = []
-        elif len(self.events) >= EVENT_LIMIT:
-            del self.events[0]
-            self.dropped_events += 1
         self.has_details = True
         self.events.append((name, time_ns() if timestamp is None else timestamp, capture_attributes(attributes)))
+        if len(self.events) > EVENT_LIMIT:
+            del self.events[0]
+            self.dropped_events += 1
 
     def add_link(self, context: otel_trace.SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
-        """Link another span, of this or another trace."""
+        """Link another span, of this or another trace. The oldest of more than 128 is dropped."""
         if self.duration_ns is not None:
             self._warn_ended("link", "")
             return
         if not _is_span_context(context):
             _log.warning("Span %r: %s is no span context, the link is ignored.", self.name, type(context).__name__)
             return
-        self.links = (*self.links, (context, capture_attributes(attributes)))
+        links = (*self.links, (context, capture_attributes(attributes)))
+        self.links = links[-LINK_LIMIT:] if LINK_LIMIT else ()
+        self.dropped_links += len(links) - len(self.links)
         self.has_details = True
 
     def update_name(self, name: str) -> None:

@@ -27,7 +27,7 @@ from tilebox_local.observability.span import (
     unsampled_child,
 )
 from tilebox_local.storage.attributes import text_of
-from tilebox_local.storage.rows import Reference
+from tilebox_local.storage.rows import OWN_SCOPE, Reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -97,7 +97,7 @@ def _configured(
     set_status_on_exception: bool = True,
     end_on_exit: bool = True,
 ) -> ConfiguredSpan:
-    span.describe(kind, attributes, links, RecordingSpan.instrumentation)
+    span.describe(kind, attributes, links, OWN_SCOPE)
     # Only what differs: each costs a span time.
     if is_context(context):
         span.parent_context = context
@@ -129,7 +129,7 @@ class NoopWorkflowTracer(WorkflowTracer):
 class LocalTracer(otel_trace.Tracer):
     """OpenTelemetry's Tracer for one instrumentation scope, writing to a store."""
 
-    def __init__(self, queue: TelemetryQueue, resource: Reference, scope: str) -> None:
+    def __init__(self, queue: TelemetryQueue, resource: Reference, scope: tuple[str, str]) -> None:
         self._queue = queue
         self._resource = resource
         self._scope = scope
@@ -195,12 +195,13 @@ class LocalTracerProvider(otel_trace.TracerProvider):
     def get_tracer(
         self,
         instrumenting_module_name: str,
-        instrumenting_library_version: str | None = None,  # noqa: ARG002 -- the scope's name is enough
+        instrumenting_library_version: str | None = None,
         schema_url: str | None = None,  # noqa: ARG002
         attributes: Mapping[str, Any] | None = None,  # noqa: ARG002
     ) -> otel_trace.Tracer:
-        """A tracer whose spans carry the module's name as scope."""
-        return LocalTracer(self._writer.queue, self._resource, text_of(instrumenting_module_name or "unknown"))
+        """A tracer whose spans carry the module's name and version as scope."""
+        scope = text_of(instrumenting_module_name or "unknown"), text_of(instrumenting_library_version or "")
+        return LocalTracer(self._writer.queue, self._resource, scope)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Wait until all ended spans are committed. Never raises; thread-safe.

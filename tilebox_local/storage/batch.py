@@ -65,7 +65,7 @@ class Batch:
         self.quarantined_count = 0
         self.new_quarantined_count = 0
         self._numbered: list[TraceScope | Reference | _Provisional] = []
-        self._scopes: dict[str, int] = {"tilebox.com/observability": 1}
+        self._scopes: dict[tuple[str, str], int] = {rows.OWN_SCOPE: 1}
         self._inserted = 0
 
     def __len__(self) -> int:
@@ -136,8 +136,8 @@ class Batch:
         for log in self.logs:
             if log.resource.no is None:
                 self.number_resource(connection, log.resource)
-            if log.logger not in self._scopes:
-                self._number_scope(connection, log.logger)
+            if (log.logger, "") not in self._scopes:
+                self._number_scope(connection, (log.logger, ""))
 
     def _number_traces(self, connection: apsw.Connection, records: Sequence[RecordingSpan | LogItem]) -> None:
         new = {record.scope: None for record in records if record.scope is not None and record.scope.trace_no is None}
@@ -179,13 +179,13 @@ class Batch:
             self._numbered.append(resource)
         return resource.no
 
-    def _number_scope(self, connection: apsw.Connection, name: str) -> None:
-        cleaned = text_of(name)
-        number = value(connection, "find_scope", (cleaned, ""))
+    def _number_scope(self, connection: apsw.Connection, scope: tuple[str, str]) -> None:
+        name, version = map(text_of, scope)
+        number = value(connection, "find_scope", (name, version))
         if number is None:
-            number = value(connection, "insert_scope", (cleaned, ""))
-        self._scopes[name] = number
-        self._numbered.append(_Provisional(partial(_discard, self._scopes, name)))
+            number = value(connection, "insert_scope", (name, version))
+        self._scopes[scope] = number
+        self._numbered.append(_Provisional(partial(_discard, self._scopes, scope)))
 
     def number_writer(self, connection: apsw.Connection) -> int:
         """Row of this process in writer_records, inserted before the first use."""
@@ -251,8 +251,8 @@ def _shown(value: object) -> str:
         return f"<unprintable {type(value).__name__}>"
 
 
-def _discard(numbers: dict[str, int], name: str) -> None:
-    numbers.pop(name, None)
+def _discard(numbers: dict[tuple[str, str], int], scope: tuple[str, str]) -> None:
+    numbers.pop(scope, None)
 
 
 class _Provisional:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from tilebox_local.observability.span import RecordingSpan
 
-__all__ = ["LogItem", "Reference", "TraceScope", "event_rows", "full_span_row", "log_row", "span_row"]
+__all__ = ["OWN_SCOPE", "LogItem", "Reference", "TraceScope", "event_rows", "full_span_row", "log_row", "span_row"]
+
+
+OWN_SCOPE = ("tilebox.com/observability", "")  # name and version; row 1 of scope_records
 
 
 class Reference:
@@ -142,7 +145,7 @@ def span_row(span: RecordingSpan) -> tuple[Any, ...]:
     )
 
 
-def full_span_row(span: RecordingSpan, scopes: dict[str, int]) -> tuple[Any, ...]:
+def full_span_row(span: RecordingSpan, scopes: dict[tuple[str, str], int]) -> tuple[Any, ...]:
     """Values of the columns of `insert_full_spans`, of any span that is numbered."""
     return (
         *span_row(span),
@@ -154,7 +157,7 @@ def full_span_row(span: RecordingSpan, scopes: dict[str, int]) -> tuple[Any, ...
         span.scope.trace_state,
         span.dropped_attributes,
         span.dropped_events,
-        0,
+        span.dropped_links,
     )
 
 
@@ -164,7 +167,7 @@ def event_rows(span: RecordingSpan) -> Iterator[tuple[Any, ...]]:
         yield (span.scope.trace_no, time_ns, span.span_id, number, name, encode_attributes(attributes))
 
 
-def log_row(log: LogItem, scopes: dict[str, int]) -> tuple[Any, ...]:
+def log_row(log: LogItem, scopes: dict[tuple[str, str], int]) -> tuple[Any, ...]:
     """Values of the columns of `insert_logs`."""
     return (
         0 if log.scope is None else log.scope.trace_no,
@@ -178,6 +181,6 @@ def log_row(log: LogItem, scopes: dict[str, int]) -> tuple[Any, ...]:
         int(log.has_task_id),
         int(log.is_span_event),
         log.resource.no,
-        scopes[log.logger],
+        scopes[log.logger, ""],
         encode_attributes(log.attributes),
     )
