@@ -20,19 +20,31 @@ cheapest mode) and an exporter that does nothing. Each measurement in a fresh pr
 the interpreter and for room in the queue. *busy* never pauses; *paced* sleeps 1 ms after every 100 spans, outside
 of the clock. Our side writes to disk meanwhile: *written share* says how much of it is committed, and *queued* how
 much waits, when the loop ends.
+
+*attributes* gives the attributes with the call that makes the span, *provider* goes through the OpenTelemetry API on
+`client.tracer_provider`, as instrumented libraries do: both busy.
 """
 
 _WARM_UP = 2_000
 _PACE = 100
 
 
-def _timed(make_span: Callable[[str], Any], count: int, paced: bool) -> dict[str, float]:
+def _with_attributes(make_span: Callable[..., Any], count: int) -> None:
+    """`produce_spans`, with the attributes as an argument."""
+    for index in range(count):
+        with make_span("compute-index", attributes={"scene_id": "S2A_31UFS_20240612", "tile": index}):
+            pass
+
+
+def _timed(
+    produce: Callable[[Callable[..., Any], int], None], make_span: Callable[..., Any], count: int, paced: bool
+) -> dict[str, float]:
     """Microseconds per span on this thread."""
     wall = cpu = 0.0
     chunk = _PACE if paced else count
     for _ in range(count // chunk):
         wall_started, cpu_started = time.perf_counter(), time.thread_time()
-        produce_spans(make_span, chunk)
+        produce(make_span, chunk)
         cpu += time.thread_time() - cpu_started
         wall += time.perf_counter() - wall_started
         if paced:
@@ -40,16 +52,19 @@ def _timed(make_span: Callable[[str], Any], count: int, paced: bool) -> dict[str
     return {"wall": wall / count * 1e6, "cpu": cpu / count * 1e6}
 
 
-def measure_ours(folder: Path, count: int, paced: bool) -> dict[str, Any]:
+def measure_ours(folder: Path, count: int, paced: bool, way: str) -> dict[str, Any]:
     """One measurement of tilebox-local."""
     from tilebox_local import Client
 
     client = Client(folder / "store.db")
     with client.tracer.span("process-scenes"):
-        produce_spans(client.tracer.span, _WARM_UP)
+        provider_span = client.tracer_provider.get_tracer("benchmark").start_as_current_span
+        make_span = provider_span if way == "provider" else client.tracer.span
+        produce = _with_attributes if way == "attributes" else produce_spans
+        produce(make_span, _WARM_UP)
         client.flush()
         written = client.stats().written_count
-        times = _timed(client.tracer.span, count, paced)
+        times = _timed(produce, make_span, count, paced)
         stats = client.stats()
     client.close()
     shares = {
@@ -60,7 +75,7 @@ def measure_ours(folder: Path, count: int, paced: bool) -> dict[str, Any]:
     return {**times, **shares}
 
 
-def measure_peer(folder: Path, count: int, paced: bool) -> dict[str, Any]:  # noqa: ARG001 -- writes nothing
+def measure_peer(folder: Path, count: int, paced: bool, way: str) -> dict[str, Any]:  # noqa: ARG001 -- writes nothing
     """One measurement of opentelemetry-sdk."""
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -73,21 +88,23 @@ def measure_peer(folder: Path, count: int, paced: bool) -> dict[str, Any]:  # no
     provider.add_span_processor(BatchSpanProcessor(NullExporter(), max_queue_size=count + _WARM_UP + 1))
     tracer = provider.get_tracer("benchmark")
     with tracer.start_as_current_span("process-scenes"):
-        produce_spans(tracer.start_as_current_span, _WARM_UP)
+        produce = _with_attributes if way == "attributes" else produce_spans
+        produce(tracer.start_as_current_span, _WARM_UP)
         provider.force_flush()
-        times = _timed(tracer.start_as_current_span, count, paced)
+        times = _timed(produce, tracer.start_as_current_span, count, paced)
     provider.shutdown()
     return times
 
 
 def run(options: Options) -> Iterator[Result]:
-    """Busy and paced loops; wall and processor time of each."""
+    """Busy and paced loops, then other ways to make the span; wall and processor time of each."""
     count = options.pick(100_000, 10_000)
-    for name, paced in (("busy", False), ("paced", True)):
+    for name in ("busy", "paced", "attributes", "provider"):
+        settings = {"count": count, "paced": name == "paced", "way": name}
         ours, peers = alternate(
             options.pick(4, 1),
-            lambda paced=paced: in_fresh_process(measure_ours, count=count, paced=paced),
-            lambda paced=paced: in_fresh_process(measure_peer, count=count, paced=paced),
+            lambda settings=settings: in_fresh_process(measure_ours, **settings),
+            lambda settings=settings: in_fresh_process(measure_peer, **settings),
         )
         for clock in ("cpu", "wall"):
             yield Result(

@@ -78,7 +78,7 @@ class WorkflowTracer:
         attributes, links, start_time, record_exception, set_status_on_exception, end_on_exit.
         """
         if args or kwargs:
-            return _configured(ConfiguredSpan(self._queue, self._resource, name), *args, **kwargs)
+            return _new_span(self._queue, self._resource, name, OWN_SCOPE, *args, **kwargs)
         return CurrentSpan(self._queue, self._resource, name)
 
     def current_span(self) -> otel_trace.Span:
@@ -86,8 +86,11 @@ class WorkflowTracer:
         return otel_trace.get_current_span()
 
 
-def _configured(
-    span: ConfiguredSpan,
+def _new_span(
+    queue: TelemetryQueue,
+    resource: Reference,
+    name: str,
+    scope: tuple[str, str],
     context: Context | None = None,
     kind: otel_trace.SpanKind = _INTERNAL,
     attributes: Mapping[str, Any] | None = None,
@@ -96,19 +99,22 @@ def _configured(
     record_exception: bool = True,
     set_status_on_exception: bool = True,
     end_on_exit: bool = True,
-) -> ConfiguredSpan:
-    span.describe(kind, attributes, links, OWN_SCOPE)
-    # Only what differs: each costs a span time.
-    if is_context(context):
-        span.parent_context = context
-    if start_time is not None:
-        span.start_time = start_time
+) -> CurrentSpan:
+    """What `start_as_current_span` makes of its arguments. Sets only what differs: each costs a span time."""
+    if queue is not NOWHERE and context is None and start_time is None and end_on_exit:
+        span = CurrentSpan(queue, resource, name)
+    else:
+        configured = UnstoredSpan(name) if queue is NOWHERE else ConfiguredSpan(queue, resource, name)
+        if is_context(context):
+            configured.parent_context = context
+        configured.start_time = start_time
+        configured.ends_on_exit = end_on_exit
+        span = configured
+    span.describe(kind, attributes, links, scope)
     if not record_exception:
         span.records_exception = False
     if not set_status_on_exception:
         span.sets_status_on_exception = False
-    if not end_on_exit:
-        span.ends_on_exit = False
     return span
 
 
@@ -123,7 +129,7 @@ class NoopWorkflowTracer(WorkflowTracer):
 
     def span(self, name: str, *args: Any, **kwargs: Any) -> AbstractContextManager[otel_trace.Span]:
         """A span around a block, as of any tracer, that is forgotten when it ends."""
-        return _configured(UnstoredSpan(name), *args, **kwargs)
+        return _new_span(self._queue, self._resource, name, OWN_SCOPE, *args, **kwargs)
 
 
 class LocalTracer(otel_trace.Tracer):
@@ -169,8 +175,11 @@ class LocalTracer(otel_trace.Tracer):
         end_on_exit: bool = True,
     ) -> AbstractContextManager[otel_trace.Span]:
         """A span around a block, as `WorkflowTracer.span`."""
-        span = _configured(
-            ConfiguredSpan(self._queue, self._resource, name),
+        span = _new_span(
+            self._queue,
+            self._resource,
+            name,
+            self._scope,
             context,
             kind,
             attributes,
@@ -180,8 +189,8 @@ class LocalTracer(otel_trace.Tracer):
             set_status_on_exception,
             end_on_exit,
         )
-        span.describe(_INTERNAL, None, None, self._scope)
-        span.has_task_of_parent = True
+        if type(span) is ConfiguredSpan:
+            span.has_task_of_parent = True
         return span
 
 
