@@ -63,7 +63,7 @@ class JobClient:
 
         Raises:
             ArgumentError (a ValueError): no task, an input of more than 2,048 bytes, as many clusters as tasks.
-            TypeError: a value that is no task, or a task input of a type that cannot be stored.
+            TypeError: a value that is no task, such as its class, or a task input of a type that cannot be stored.
             NotFoundError (a KeyError): an unknown cluster.
         """
         tasks = root_task_or_tasks if isinstance(root_task_or_tasks, list) else [root_task_or_tasks]
