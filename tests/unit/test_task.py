@@ -445,6 +445,6 @@ def test_class_instead_of_instance(task: Any) -> None:
                 use()
             name = task.__name__
             assert str(caught.value) == f"{name} is a class; submit an instance: {name}(...)"
-        with pytest.raises(TypeError, match="^int is not a task!$"):
+        with pytest.raises(TypeError, match=r"^int is not a task!$"):
             client.jobs().submit("j", int)
         assert client.jobs().query() == []

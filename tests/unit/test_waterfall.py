@@ -62,7 +62,11 @@ EXCEPTION = {"exception.type": "OSError", "exception.message": "disk\nfull", "ex
 @pytest.mark.parametrize(
     ("status_message", "events", "message"),
     [
-        ("Task failed with exception", [("exception", {}), ("exception", EXCEPTION), ("end", {})], "OSError: disk\nfull"),
+        (
+            "Task failed with exception",
+            [("exception", {}), ("exception", EXCEPTION), ("end", {})],
+            "OSError: disk\nfull",
+        ),
         ("", [("exception", {"exception.type": "KeyError", "exception.message": ""})], "KeyError"),
         ("Task failed with exception", [("end", EXCEPTION)], "Task failed with exception"),
         ("Its runner is gone.", [("exception", EXCEPTION)], "Its runner is gone."),
