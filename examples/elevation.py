@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,6 @@ from elevation_tasks import MOSAIC_KEY, TASKS, ElevationReport
 
 from tilebox_local import Client, Job
 from tilebox_local.cache import LocalFileSystemCache
-from tilebox_local.clock import datetime_to_ns
 from tilebox_local.data import JobState
 from tilebox_local.errors import TileboxLocalError
 from tilebox_local.formatting.waterfall import SpanRow, format_duration, render_waterfall
@@ -260,21 +260,14 @@ def trace_rows(client: Client, job: Job, *, full: bool) -> tuple[list[SpanRow], 
 
 
 def to_row(span: Span, displays: dict[str, str]) -> SpanRow:
-    """What the waterfall shows of a span: display name, runner and error for tasks."""
-    name, message = span.name, ""
-    if name.startswith("task/"):
-        name = displays.get(span.attributes["task_id"], name)
-        errors = [event["attributes"] for event in span.events if event["name"] == "exception"]
-        message = "".join(f"{error['exception.type']}: {error['exception.message']}" for error in errors[-1:])
-    return SpanRow(
-        span_id=span.span_id,
-        parent_span_id=span.parent_span_id,
-        name=name,
-        start_ns=datetime_to_ns(span.start_time),
-        end_ns=datetime_to_ns(span.end_time),
+    """What the waterfall shows of a span: for tasks display name and error, inside of tasks the runner's name."""
+    row = SpanRow.from_span(span)
+    is_task = span.name.startswith("task/")
+    return replace(
+        row,
+        name=displays.get(span.attributes["task_id"], row.name) if is_task else row.name,
         runner=span.runner_attributes["service.name"] if "task_id" in span.attributes else "",
-        is_error=is_failed(span),
-        message=message,
+        message=row.message if is_task else "",
     )
 
 

@@ -37,13 +37,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tilebox-local", description="Look into a tilebox-local store.")
+    store = argparse.ArgumentParser(add_help=False)
+    store.add_argument(
+        "--db",
+        default=argparse.SUPPRESS,  # a default would undo what came before the command
+        help="the store; default $TILEBOX_LOCAL_DB, else tilebox.db in the working directory",
+    )
+    parser = argparse.ArgumentParser(
+        prog="tilebox-local", description="Look into a tilebox-local store.", parents=[store]
+    )
     parser.add_argument("--version", action="version", version=f"tilebox-local {__version__}")
-    parser.add_argument("--db", help="the store; default $TILEBOX_LOCAL_DB, else tilebox.db in the working directory")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    jobs = commands.add_parser("jobs", help="list jobs, newest first")
+    jobs = commands.add_parser("jobs", help="list jobs, newest first", parents=[store])
     jobs.add_argument("--limit", type=int, default=20, metavar="N", help="at most N jobs (default 20)")
-    show = commands.add_parser("show", help="draw the trace of a job")
+    show = commands.add_parser("show", help="draw the trace of a job", parents=[store])
     show.add_argument("job", nargs="?", help="its id; default: the newest job")
     commands.add_parser("schema", help="print schema.sql, which documents tables and views")
     return parser
@@ -53,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
     from tilebox_local.client import DEFAULT_PATH, Client
     from tilebox_local.errors import ArgumentError, NotFoundError, StoreError
 
-    path = options.db or os.environ.get("TILEBOX_LOCAL_DB") or DEFAULT_PATH
+    path = getattr(options, "db", None) or os.environ.get("TILEBOX_LOCAL_DB") or DEFAULT_PATH
     if not Path(path).is_file():  # looking must not create a store
         print(f"tilebox-local: there is no store at {path}; name one with --db.", file=sys.stderr)
         return _STORE

@@ -10,7 +10,7 @@ from tilebox_local.cache import NoCache
 from tilebox_local.clusters.client import ClusterClient, to_cluster_slug
 from tilebox_local.data import RunnerContext
 from tilebox_local.engine.clusters import cluster_no
-from tilebox_local.errors import ArgumentError
+from tilebox_local.errors import ArgumentError, StoreClosedError
 from tilebox_local.jobs.client import JobClient
 from tilebox_local.observability._logging import StructuredLogger, task_logger
 from tilebox_local.observability.logging import initialize_logging
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tilebox_local.automations.client import AutomationClient
     from tilebox_local.cache import JobCache
     from tilebox_local.data import Cluster
+    from tilebox_local.storage.store import Store
     from tilebox_local.storage.writer import WriterStats
     from tilebox_local.storage_locations.client import StorageLocationClient
     from tilebox_local.workflows.client import WorkflowClient
@@ -96,7 +97,7 @@ class Client:
 
     def jobs(self) -> JobClient:
         """Submit, find, query, cancel and retry jobs; query their spans and logs."""
-        return JobClient(self._store, self._tracer)
+        return JobClient(self._open_store, self._tracer)
 
     def runner(
         self,
@@ -120,7 +121,7 @@ class Client:
 
     def clusters(self) -> ClusterClient:
         """Create, change, list and delete clusters."""
-        return ClusterClient(self._store)
+        return ClusterClient(self._open_store)
 
     def workflows(self) -> WorkflowClient:
         """Workflow releases, a hosted feature: every method raises NotImplementedError."""
@@ -173,29 +174,42 @@ class Client:
     def flush(self, timeout_s: float | None = None) -> None:
         """Return when all telemetry so far is committed and other processes can read it.
 
-        Raises FlushTimeoutError after `timeout_s` seconds, and StoreError if it cannot be written now.
+        Raises FlushTimeoutError after `timeout_s` seconds, StoreClosedError after `close()`, and StoreError if it
+        cannot be written now.
         """
-        self._store.flush(timeout_s)
+        self._open_store().flush(timeout_s)
 
     def close(self) -> None:
-        """Write what is queued and let go of the store. Idempotent."""
+        """Write what is queued and let go of the store. Idempotent.
+
+        After it, this client and the job clients, cluster clients and runners that it gave out raise StoreClosedError.
+        Its tracers raise nothing: their spans are stored while another client of this process has the file open, else
+        they are dropped and counted in `stats()`.
+        """
         if not self._is_closed:
             self._is_closed = True
             self._store.close()
 
+    def _open_store(self) -> Store:
+        """The store, which other clients may have open, too, while this client is open itself."""
+        if self._is_closed:
+            raise StoreClosedError(f"This client of {self.path} is closed.", hint="Open a new Client.")
+        return self._store
+
     def _connect_runner(self, runner: Runner, cluster: Cluster | str | None) -> TaskRunner:
-        initialize_logging(self._store.writer.queue, self._resource)
-        found = find_cluster(self._store, to_cluster_slug(cluster or ""))
-        with self._store.read() as connection:
+        store = self._open_store()
+        initialize_logging(store.writer.queue, self._resource)
+        found = find_cluster(store, to_cluster_slug(cluster or ""))
+        with store.read() as connection:
             number = cluster_no(connection, found.slug)
         executor = TaskExecutor(
-            queue=self._store.writer.queue,
+            queue=store.writer.queue,
             resource=self._resource,
             tracer=self._tracer,
             task_logger=StructuredLogger(task_logger),
             runner_context=(runner.context or RunnerContext)(self._tracer),
             cache=NoCache() if runner.cache is None else runner.cache,
             cluster_slug=found.slug,
-            check_cluster=lambda slug: find_cluster(self._store, slug),
+            check_cluster=lambda slug: find_cluster(store, slug),
         )
-        return TaskRunner(self._store, runner, executor, number)
+        return TaskRunner(store, runner, executor, number, self._open_store)

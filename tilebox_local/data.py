@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 from tilebox_local.errors import hosted_only
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Callable, MutableMapping
     from datetime import datetime, timedelta
     from uuid import UUID
 
@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 MAX_DISPLAY_CHARS = 1024
+TASK_FAILED_STATUS = "Task failed with exception"  # of the spans of all such tasks; their exception is an event
 _VERSION = re.compile(r"v(\d+)\.(\d+)")
 
 
@@ -257,6 +258,14 @@ class ComputedTask:
     progress_updates: list[ProgressIndicator]
 
 
+def _shown(value: object, show: Callable[[object], str]) -> str:
+    """`show(value)`, or a note: a failure of a task is one whatever its display text and its exception are."""
+    try:
+        return show(value)
+    except Exception:  # noqa: BLE001 -- user objects may raise anything
+        return f"<unprintable {type(value).__name__}>"
+
+
 @dataclass
 class FailedTask:
     """Report of an execution that failed. Errors outside the task's code do not use up a retry."""
@@ -271,10 +280,7 @@ class FailedTask:
         cls, task: Task, error: Exception, was_workflow_error: bool, progress_updates: list[ProgressIndicator]
     ) -> FailedTask:
         """Append the error to the task's display text, which holds at most 1,024 characters."""
-        try:
-            display = f"{task.display}\n{error!r}"
-        except Exception:  # noqa: BLE001 -- an exception that cannot be shown is still a failure of the task
-            display = f"<unprintable {type(error).__name__}>"
+        display = f"{_shown(task.display, str)}\n{_shown(error, repr)}"
         return cls(task.id, display[:MAX_DISPLAY_CHARS], was_workflow_error, progress_updates)
 
 

@@ -193,7 +193,11 @@ def deserialize_task(task_cls: type[_TaskT], task_input: bytes) -> _TaskT:
 
 @dataclass
 class FutureTask:
-    """A subtask that is submitted when the current task has been computed."""
+    """A subtask that is submitted when the current task has been computed.
+
+    Raises:
+        TypeError: If `task` is a class, not an instance of one.
+    """
 
     index: int  #: position among the subtasks of the current task
     task: Task
@@ -201,6 +205,12 @@ class FutureTask:
     cluster: str | None  #: None: the cluster of the runner
     max_retries: int
     optional: bool
+
+    def __post_init__(self) -> None:
+        if isinstance(self.task, type):
+            TaskMeta.for_task(self.task)  # any other class is no task at all
+            name = self.task.__name__
+            raise TypeError(f"{name} is a class; submit an instance: {name}(...)")
 
     def identifier(self) -> TaskIdentifier:
         """Name and version of the task."""
@@ -357,7 +367,7 @@ class ExecutionContext(ABC):
             The subtask, to be used in `depends_on` of others.
 
         Raises:
-            TypeError: If `depends_on` is neither a FutureTask nor a list of them.
+            TypeError: If `task` is a class, or `depends_on` is neither a FutureTask nor a list of them.
             ValueError: If it has a task of another execution.
         """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,17 @@ def test_quick_run_prints_one_json_line_per_case_with_everything_needed_to_read_
         assert set(line) == OURS | FACTS | (set() if case.endswith("own_traces") else PEER)
         assert 0 < line["min"] <= line["median"] <= line["max"]
         assert set(line["versions"]) == {"python", "sqlite", "apsw", "opentelemetry-sdk", "pandas", "orjson"}
+
+
+def test_tasks_are_compared_with_huey() -> None:
+    """What `make install` installs contains the peer of the benchmark of tasks."""
+    done = run("--quick", "tasks")
+    assert (done.returncode, done.stderr) == (0, "")
+    peers = {line["case"]: line["peer"] for line in map(json.loads, done.stdout.splitlines())}
+    assert peers == {
+        "tasks/one_runner": f"huey {metadata.version('huey')}, SqliteHuey without fsync, no trace",
+        "tasks/two_runners": "one runner process",
+    }
 
 
 def test_no_line_names_the_machine_or_a_path() -> None:

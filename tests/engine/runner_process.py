@@ -5,6 +5,7 @@ in other processes import the same task classes. Unpolled, nothing but a change 
 """
 
 import os
+import signal
 import sys
 from typing import ClassVar
 
@@ -72,6 +73,8 @@ is_runner_process = __name__ == "__main__"
 TASKS = [Quick, Fan, Step, Wait]
 
 if is_runner_process:
+    # Who starts the tests in the background may have SIGINT ignored, which children inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.argv[3:] == ["unpolled"]:
         task_runner._LOOK_AROUND_EVERY_NS = 10**18
         watch._BACKSTOP_S = 3600.0

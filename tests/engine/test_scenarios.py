@@ -1060,6 +1060,39 @@ def test_report_that_cannot_be_stored(script, behaviour):
     assert script.jobs.find(unfit).state in (JobState.FAILED, JobState.COMPLETED)
 
 
+class BadStr(Exception):
+    """Cannot be shown, like most exceptions whose __repr__ needs the text."""
+
+    def __str__(self):
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+def _label_then_raise(label, error):
+    def root(context):
+        context.current_task.display = label
+        raise error
+
+    return root
+
+
+@pytest.mark.parametrize(
+    ("label", "error", "display"),
+    [
+        ("Tile 7", BadStr(), "Tile 7\n<unprintable BadStr>"),
+        (Unprintable(), ValueError("no data"), "<unprintable Unprintable>\nValueError('no data')"),
+        (Unprintable(), BadStr(), "<unprintable Unprintable>\n<unprintable BadStr>"),
+    ],
+    ids=["error", "label", "both"],
+)
+def test_failure_that_cannot_be_shown(script, label, error, display):
+    """Of a label and an error, each is kept although the other cannot be shown."""
+    job = script.play(root=_label_then_raise(label, error))
+    assert outcome(job) == (JobState.FAILED, {FAILED: 1})
+    assert script.displays() == {"root": display}
+
+
 def test_numpy_integers_in_report(script):
     """NumPy's integers are integers: in progress, and as max_retries of subtasks."""
     numpy = pytest.importorskip("numpy")

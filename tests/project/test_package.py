@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -47,17 +48,27 @@ print(sorted({heavy} & set(sys.modules)))
 
 
 def test_wheel_contents(tmp_path: Path) -> None:
-    """The wheel holds schema.sql, the SQL files and py.typed, and no tests."""
+    """The wheel holds schema.sql, the SQL files, py.typed and the license, and no tests."""
     _run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path), cwd=ROOT)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         assert archive.read("tilebox_local/schema.sql") == (ROOT / "schema.sql").read_bytes()
         entry_points = archive.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
+        (license_file,) = (name for name in names if name.endswith(".dist-info/licenses/LICENSE"))
+        assert archive.read(license_file) == (ROOT / "LICENSE").read_bytes()
+        metadata = archive.read(next(name for name in names if name.endswith(".dist-info/METADATA"))).decode()
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tilebox_local").rglob("*.sql")}
     assert sources | {"tilebox_local/py.typed", "tilebox_local/__init__.py"} <= names
     assert "tilebox-local = tilebox_local.cli:main" in entry_points
+    assert {"License-Expression: Apache-2.0", "License-File: LICENSE"} <= set(metadata.splitlines())
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "examples/"))]
+
+
+def test_license_is_the_standard_text() -> None:
+    """LICENSE is the Apache License 2.0 as its authors publish it, byte by byte."""
+    published = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+    assert hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest() == published
 
 
 def test_readme_example_runs(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tilebox.workflows import task as official
 
+from tilebox_local import Client
 from tilebox_local import task as local
 from tilebox_local.data import TaskIdentifier, TaskSubmissionGroup, TaskSubmissions
+from tilebox_local.runner.executor import ExecutionContext as RunningContext
 from tilebox_local.task import (
     ExecutionContext,
     FutureTask,
@@ -41,6 +43,11 @@ class OfficialPlain(tilebox.workflows.Task):
 
     def execute(self, context: Any) -> None:
         pass
+
+
+def local_context() -> RunningContext:
+    """A context without a runner."""
+    return RunningContext(None, None, None)
 
 
 def test_subclasses_are_dataclasses() -> None:
@@ -421,3 +428,23 @@ def test_public_names_cover_the_official_module() -> None:
         if getattr(value, "__module__", "") == official.__name__ and not name.startswith("_")
     }
     assert defined - set(local.__all__) == set()
+
+
+@pytest.mark.parametrize("task", [Plain, OfficialPlain])
+def test_class_instead_of_instance(task: Any) -> None:
+    """Submitting a class raises TypeError where it is submitted, and says what to submit."""
+    with Client(":memory:") as client:
+        uses = (
+            lambda: client.jobs().submit("j", task),
+            lambda: client.jobs().submit("j", [task(1), task]),
+            lambda: local_context().submit_subtask(task),
+            lambda: local_context().submit_subtasks([task(1), task]),
+        )
+        for use in uses:
+            with pytest.raises(TypeError) as caught:
+                use()
+            name = task.__name__
+            assert str(caught.value) == f"{name} is a class; submit an instance: {name}(...)"
+        with pytest.raises(TypeError, match=r"^int is not a task!$"):
+            client.jobs().submit("j", int)
+        assert client.jobs().query() == []

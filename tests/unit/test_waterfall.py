@@ -1,12 +1,14 @@
 """The trace tree in the terminal."""
 
 import re
+from datetime import UTC, datetime
 from time import perf_counter
 
 import pytest
 
 from tilebox_local.errors import ArgumentError
 from tilebox_local.formatting.waterfall import SpanRow, format_duration, render_waterfall
+from tilebox_local.telemetry import Span
 
 MS = 1_000_000
 T0 = 1_778_252_739_000_000_000  # some instant of 2026
@@ -52,6 +54,44 @@ def lines(spans: list[SpanRow], **options: object) -> list[str]:
 def names(spans: list[SpanRow], **options: object) -> list[str]:
     """The name column of the rendered lines, with guides, without header."""
     return [re.split(r"  +| [✗…] ", line)[0] for line in lines(spans, **options)[1:]]
+
+
+EXCEPTION = {"exception.type": "OSError", "exception.message": "disk\nfull", "exception.stacktrace": "Traceback"}
+
+
+@pytest.mark.parametrize(
+    ("status_message", "events", "message"),
+    [
+        (
+            "Task failed with exception",
+            [("exception", {}), ("exception", EXCEPTION), ("end", {})],
+            "OSError: disk\nfull",
+        ),
+        ("", [("exception", {"exception.type": "KeyError", "exception.message": ""})], "KeyError"),
+        ("Task failed with exception", [("end", EXCEPTION)], "Task failed with exception"),
+        ("Its runner is gone.", [("exception", EXCEPTION)], "Its runner is gone."),
+        ("", [], ""),
+    ],
+)
+def test_message_of_a_span(status_message: str, events: list[tuple[str, dict[str, str]]], message: str) -> None:
+    """A row tells the status message, or the last exception if that gives no reason."""
+    start, end = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC)
+    found = Span(
+        start_time=start,
+        end_time=end,
+        trace_id="1" * 32,
+        span_id="a" * 16,
+        parent_span_id="b" * 16,
+        name="task/Read",
+        status_code="STATUS_CODE_ERROR",
+        status_message=status_message,
+        attributes={},
+        runner_attributes={"service.instance.id": BLUE},
+        events=[{"time": end, "name": name, "attributes": attributes} for name, attributes in events],
+    )
+    start_ns = 1_767_225_600 * 1_000_000_000
+    expected = SpanRow("a" * 16, "b" * 16, "task/Read", start_ns, start_ns + 10**9, BLUE, True, message)
+    assert SpanRow.from_span(found) == expected
 
 
 def test_tree_with_bars() -> None:

@@ -10,6 +10,8 @@ from tilebox_local.engine import clusters as engine
 from tilebox_local.query.jobs import find_cluster, list_clusters
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tilebox_local.storage.store import Store
 
 __all__ = ["ClusterClient", "ClusterSlugLike", "to_cluster_slug"]
@@ -23,10 +25,18 @@ def to_cluster_slug(cluster: ClusterSlugLike) -> str:
 
 
 class ClusterClient:
-    """Clusters of one store. Thread-safe; changes are committed on return."""
+    """Clusters of one store. Thread-safe; changes are committed on return.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    Args:
+        open_store: Gives the store, or raises StoreClosedError once the client is closed.
+    """
+
+    def __init__(self, open_store: Callable[[], Store]) -> None:
+        self._open_store = open_store
+
+    @property
+    def _store(self) -> Store:
+        return self._open_store()
 
     def create(self, name: str, description: str | None = None, slug: str | None = None) -> Cluster:
         """Create a cluster. Without `slug`, one is made from the name. Raises ArgumentError."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tilebox_local.catalog import run, value
 from tilebox_local.engine.submissions import insert_submissions
 from tilebox_local.errors import ArgumentError, NotFoundError
-from tilebox_local.storage.attributes import clean_text
+from tilebox_local.storage.attributes import MAX_TEXT_CHARS, encodable
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tilebox_local.data import TaskSubmissions
 
-__all__ = ["cancel_job", "job_no", "retry_job", "submit_job"]
+__all__ = ["cancel_job", "job_no", "retry_job", "submit_job", "validate_job_name"]
 
 
 def job_no(connection: apsw.Connection, job_id: UUID) -> int:
@@ -25,6 +25,20 @@ def job_no(connection: apsw.Connection, job_id: UUID) -> int:
     if number is None:
         raise NotFoundError("job", job_id, hint="List the jobs of this store with client.jobs().query().")
     return number
+
+
+def validate_job_name(name: str) -> None:
+    """Raise ArgumentError for a name that cannot be stored as it is, and TypeError for what is no text."""
+    if not isinstance(name, str):
+        raise TypeError(f"The job name is {name!r:.100}, which is no text; pass a str.")
+    if not name:
+        raise ArgumentError("A job needs a name of at least one character.")
+    if len(name) > MAX_TEXT_CHARS:
+        raise ArgumentError(
+            f"A job name has at most {MAX_TEXT_CHARS} characters, but {name[:50]!a}... has {len(name)}."
+        )
+    if encodable(name) != name:
+        raise ArgumentError(f"The job name {name[:100]!a} is no text that can be stored: it has a lone surrogate.")
 
 
 def submit_job(
@@ -41,10 +55,7 @@ def submit_job(
 
     Raises ArgumentError and NotFoundError (cluster).
     """
-    if not name:
-        raise ArgumentError("A job needs a name of at least one character.")
-    if clean_text(name) != name:
-        raise ArgumentError(f"The job name {name[:100]!a} is too long, or is no text that can be stored.")
+    validate_job_name(name)
     number = value(
         connection,
         "insert_job",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from tilebox_local.clock import datetime_to_ns
+from tilebox_local.data import TASK_FAILED_STATUS
 from tilebox_local.errors import ArgumentError
 from tilebox_local.formatting.text import cell_width, cut_end, cut_middle, visible
 
@@ -40,11 +41,17 @@ class SpanRow:
     end_ns: int | None  #: instant; None while the span is open
     runner: str  #: service.instance.id; "" if unknown
     is_error: bool
-    message: str  #: status message, shown for errors only
+    message: str  #: what went wrong, shown for errors only
 
     @classmethod
     def from_span(cls, span: Span) -> SpanRow:
-        """The row of a span that a query returned."""
+        """The row of a span that a query returned.
+
+        Its message is the status message; where that gives no reason, the last exception that was recorded.
+        """
+        message = span.status_message
+        if message in ("", TASK_FAILED_STATUS):
+            message = _last_exception(span) or message
         return cls(
             span_id=span.span_id,
             parent_span_id=span.parent_span_id,
@@ -53,8 +60,17 @@ class SpanRow:
             end_ns=None if span.end_time is None else datetime_to_ns(span.end_time),
             runner=str(span.runner_attributes.get("service.instance.id", "")),
             is_error=span.status_code == "STATUS_CODE_ERROR",
-            message=span.status_message,
+            message=message,
         )
+
+
+def _last_exception(span: Span) -> str:
+    """Type and message of the last exception that was recorded in a span; "" if none was."""
+    for event in reversed(span.events):
+        if event["name"] == "exception":
+            texts = (event["attributes"].get(key) for key in ("exception.type", "exception.message"))
+            return ": ".join(str(text) for text in texts if text)
+    return ""
 
 
 class _Glyphs(NamedTuple):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from uuid import UUID
 
 from tilebox_local import clock, ids
@@ -16,6 +17,7 @@ from tilebox_local.data import (
     TaskState,
 )
 from tilebox_local.engine import jobs as engine
+from tilebox_local.engine.jobs import validate_job_name
 from tilebox_local.engine.submissions import validate_submissions
 from tilebox_local.errors import ArgumentError
 from tilebox_local.intervals import parse_temporal_extent
@@ -26,6 +28,8 @@ from tilebox_local.query import telemetry as telemetry_queries
 from tilebox_local.task import FutureTask, TaskMeta, merge_future_tasks_to_submissions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import apsw
 
     from tilebox_local.clusters.client import ClusterSlugLike
@@ -37,14 +41,24 @@ if TYPE_CHECKING:
 __all__ = ["JobClient", "JobIDLike"]
 
 JobIDLike: TypeAlias = Job | UUID | str
+EnumT = TypeVar("EnumT", bound=Enum)
 
 
 class JobClient:
-    """Jobs of one store. Thread-safe; changes are committed on return."""
+    """Jobs of one store. Thread-safe; changes are committed on return.
 
-    def __init__(self, store: Store, tracer: WorkflowTracer) -> None:
-        self._store = store
+    Args:
+        open_store: Gives the store, or raises StoreClosedError once the client is closed.
+        tracer: Makes the spans of what is done here.
+    """
+
+    def __init__(self, open_store: Callable[[], Store], tracer: WorkflowTracer) -> None:
+        self._open_store = open_store
         self._tracer = tracer
+
+    @property
+    def _store(self) -> Store:
+        return self._open_store()
 
     def submit(
         self,
@@ -56,16 +70,20 @@ class JobClient:
         """Submit a job, and open its trace with the span `job/<job_name>`.
 
         Args:
-            job_name: A name of at least one character; need not be unique.
+            job_name: A name of 1 to 65,536 characters; need not be unique.
             root_task_or_tasks: A task, or a list of tasks, to start with.
             cluster: Where they run: one cluster for all of them, or one each. Default: the default cluster.
             max_retries: How often each of them is tried again after a failure.
 
         Raises:
-            ArgumentError (a ValueError): no task, an input of more than 2,048 bytes, as many clusters as tasks.
-            TypeError: a value that is no task, or a task input of a type that cannot be stored.
+            ArgumentError (a ValueError): no task, an input of more than 2,048 bytes, not as many clusters as tasks, a
+                name that is empty, has more than 65,536 characters or cannot be encoded.
+            TypeError: a name that is no text, a value that is no task, such as its class, or a task input of a type
+                that cannot be stored.
             NotFoundError (a KeyError): an unknown cluster.
         """
+        store = self._store  # refuses before a span begins
+        validate_job_name(job_name)
         tasks = root_task_or_tasks if isinstance(root_task_or_tasks, list) else [root_task_or_tasks]
         slugs = (
             [to_cluster_slug(c) for c in cluster]
@@ -109,10 +127,10 @@ class JobClient:
                     span.move_to_trace(trace_no)
                     # A job without its root span would have no trace: both commit together, whatever comes then.
                     span.stop()
-                    self._store.writer.write_span(connection, span)
+                    store.writer.write_span(connection, span)
 
             try:
-                self._store.transact(submit)
+                store.transact(submit)
             except BaseException:
                 if isinstance(span, CurrentSpan):
                     span.move_to_trace(None)
@@ -125,17 +143,19 @@ class JobClient:
 
         Returns the number of failed tasks that were queued. Raises NotFoundError.
         """
+        store = self._store
         job = job_or_id if isinstance(job_or_id, Job) else self.find(job_or_id)
         with start_job_span(self._tracer, job, "retry_job") as span:
-            rescheduled = self._store.transact(lambda connection: engine.retry_job(connection, job.id, clock.wall_ns()))
+            rescheduled = store.transact(lambda connection: engine.retry_job(connection, job.id, clock.wall_ns()))
             span.add_event("retried_succeeded", {"num_tasks_rescheduled": rescheduled})
         return rescheduled
 
     def cancel(self, job_or_id: JobIDLike) -> None:
         """Stop handing out the tasks of a job; running ones end normally. `retry` resumes it. Raises NotFoundError."""
+        store = self._store
         job = job_or_id if isinstance(job_or_id, Job) else self.find(job_or_id)
         with start_job_span(self._tracer, job, "cancel_job") as span:
-            self._store.transact(lambda connection: engine.cancel_job(connection, job.id))
+            store.transact(lambda connection: engine.cancel_job(connection, job.id))
             span.add_event("cancel_succeeded")
 
     def find(self, job_id: JobIDLike) -> Job:
@@ -163,19 +183,28 @@ class JobClient:
             clusters: Jobs with tasks on one of the clusters.
 
         Raises:
-            ArgumentError (a ValueError): an extent or cluster filter that cannot be understood.
+            ArgumentError (a ValueError): an extent that cannot be understood, a value that is no state, an empty
+                cluster slug, a name of more than 100 characters.
+            TypeError: a name or a cluster slug that is no text.
         """
         time_interval, id_interval = parse_temporal_extent(temporal_extent)
         slugs = [to_cluster_slug(cluster) for cluster in _as_list(clusters)]
+        for slug in slugs:
+            if not isinstance(slug, str):
+                raise TypeError(
+                    f"{_shown(slug)} in clusters is no cluster; pass a Cluster, its slug, or a list of them."
+                )
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"The name to look for is {_shown(name)}, which is no text; pass a str.")
         if "" in slugs:
             raise ArgumentError("Cluster filters must use explicit cluster slugs")
         filters = QueryFilters(
             time_interval=time_interval,
             id_interval=id_interval,
-            automation_ids=_as_list(automation_ids),
-            job_states=_as_list(job_states),
+            automation_ids=[_to_uuid(one, "automation") for one in _as_list(automation_ids)],
+            job_states=[_to_member(one, "job_states", JobState) for one in _as_list(job_states)],
             name=name,
-            task_states=_as_list(task_states),
+            task_states=[_to_member(one, "task_states", TaskState) for one in _as_list(task_states)],
             cluster_slugs=slugs,
         )
         return list(job_queries.query_jobs(self._store, filters))
@@ -197,10 +226,7 @@ class JobClient:
         Raises:
             NotFoundError, and ArgumentError (a ValueError) for an unknown level or what is no id.
         """
-        try:
-            severities = [LogSeverity[one.upper()] if isinstance(one, str) else one for one in _as_list(level)]
-        except KeyError as error:
-            raise ArgumentError(f"Invalid log severity level: {error.args[0].lower()}") from None
+        severities = [_to_severity(one) for one in _as_list(level)]
         task = None if task_id is None else _to_uuid(task_id, "task")
         self._store.flush()
         return telemetry_queries.query_logs(self._store, _to_uuid(job_id, "job"), task_id=task, severities=severities)
@@ -247,6 +273,31 @@ def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _to_member(value: Any, what: str, kind: type[EnumT]) -> EnumT:
+    """A member of `kind`, ours or the official package's, as ours."""
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, Enum) and type(value).__name__ == kind.__name__ and value.name in kind.__members__:
+        return kind[value.name]
+    names = ", ".join(member.name for member in kind if member.name != "UNSPECIFIED")
+    hint = f"Pass a member of {kind.__name__} or a list of them: {names}."
+    raise ArgumentError(f"{_shown(value)} in {what} is no {kind.__name__}.", hint=hint)
+
+
+def _to_severity(level: Any) -> LogSeverity:
+    if not isinstance(level, str):
+        return _to_member(level, "level", LogSeverity)
+    try:
+        return LogSeverity[level.upper()]
+    except KeyError:
+        hint = f"Levels are {', '.join(name.lower() for name in LogSeverity.__members__)}."
+        raise ArgumentError(f"Invalid log severity level: {level.lower()[:100]}.", hint=hint) from None
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.100}"
 
 
 def _to_uuid(value: JobIDLike, kind: str) -> UUID:

@@ -17,6 +17,7 @@ from opentelemetry.trace import StatusCode
 
 from tilebox_local.clock import ns_to_datetime
 from tilebox_local.data import (
+    TASK_FAILED_STATUS,
     ComputedTask,
     ExecutionStats,
     FailedTask,
@@ -132,7 +133,7 @@ class TaskExecutor:
             return ComputedTask(task.id, task.display, context.submissions(), context.reported_progress())
         except Exception as error:  # noqa: BLE001 -- user code may raise anything; it becomes the task's failure
             span.record_exception(error)
-            span.set_status(StatusCode.ERROR, "Task failed with exception")
+            span.set_status(StatusCode.ERROR, TASK_FAILED_STATUS)
             return FailedTask.from_task_error(task, error, True, context.reported_progress())
         except BaseException as error:
             span.set_status(StatusCode.ERROR, f"interrupted: {error!r}")

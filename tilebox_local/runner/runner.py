@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from tilebox_local.data import TaskIdentifier, parse_version
@@ -36,6 +37,8 @@ class Runner:
         self.cache = cache
         self.context = context
         self._tasks: dict[TaskIdentifier, type[Any]] = {}
+        if not isinstance(tasks, Iterable | None):
+            raise TypeError(f"tasks is {tasks!r:.100}; pass a list of task classes, such as tasks=[MyTask].")
         for task in tasks or []:
             self.register(task)
 

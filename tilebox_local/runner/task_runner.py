@@ -28,7 +28,7 @@ from tilebox_local.engine.tasks import (
     lose_task,
     runnable_identifiers,
 )
-from tilebox_local.errors import StoreError
+from tilebox_local.errors import StoreClosedError, StoreError
 from tilebox_local.observability._logging import StructuredLogger, internal_logger
 from tilebox_local.runner.executor import TaskExecutor, to_task
 from tilebox_local.runner.shutdown import GracefulShutdown, RunnerShutdown
@@ -81,8 +81,16 @@ class TaskRunner:
     Made by `Client.runner` and `Runner.connect_to`.
     """
 
-    def __init__(self, store: Store, runner: Runner, executor: TaskExecutor, cluster_no: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        runner: Runner,
+        executor: TaskExecutor,
+        cluster_no: int,
+        check_open: Callable[[], object],  # raises StoreClosedError once the client is closed
+    ) -> None:
         self._store = store
+        self._check_open = check_open
         self._runner = runner
         self._executor = executor
         self._cluster_no = cluster_no
@@ -107,6 +115,9 @@ class TaskRunner:
         """Run tasks until none can be claimed; all of their telemetry is committed on return.
 
         Tasks that other runners work on may still submit more. SIGINT and SIGTERM end it after the running task.
+
+        Raises:
+            StoreClosedError: the client is closed; if that happens meanwhile, at the end of the running task.
         """
         self._run(forever=False)
 
@@ -114,6 +125,9 @@ class TaskRunner:
         """Run tasks as they come, until SIGINT or SIGTERM.
 
         The running task may end within 2 seconds, else it goes back to the queue; then the signal takes its course.
+
+        Raises:
+            StoreClosedError: the client is closed; if that happens meanwhile, at the end of the running task.
         """
         self._run(forever=True)
 
@@ -127,6 +141,7 @@ class TaskRunner:
     # -- the loop -----------------------------------------------------------------------------------------------
 
     def _run(self, *, forever: bool) -> None:
+        self._check_open()
         self._prepare_tasks()
         # A signal takes its course when the outer block ends, so everything is to be done before.
         with GracefulShutdown(self._give_back) as shutdown:
@@ -142,9 +157,12 @@ class TaskRunner:
             while True:
                 if claimed is not None:
                     report = self._execute(claimed, shutdown)
-                    claimed = self._step(claimed, report, claims=not shutdown.is_stopping)
+                    claimed = self._step(claimed, report, claims=not shutdown.is_stopping and self._is_open())
                     continue
-                if not forever or shutdown.is_stopping:
+                if shutdown.is_stopping:
+                    return
+                self._check_open()
+                if not forever:
                     return
                 if watch is None:
                     watch = ChangeWatch(self._store)
@@ -157,12 +175,20 @@ class TaskRunner:
     def _wait_for_task(self, watch: ChangeWatch, shutdown: GracefulShutdown) -> ClaimedTask | None:
         """Wait until there may be something to claim. An idle runner reads; it takes no write lock in vain."""
         while not shutdown.is_stopping:
+            self._check_open()
             if self._has_claimable() or self._has_lost():
                 claimed = self._step(None, None, claims=True)
                 if claimed is not None:
                     return claimed
             watch.wait()
         return None
+
+    def _is_open(self) -> bool:
+        try:
+            self._check_open()
+        except StoreClosedError:
+            return False
+        return True
 
     def _has_claimable(self) -> bool:
         with self._store.read() as connection:
