@@ -107,9 +107,9 @@ class Engine:
         """Report a failed task; whether it counted."""
         return self._report(fail_task, claimed, display=None, was_workflow_error=was_workflow_error, progress=progress)
 
-    def lose(self, claimed, reason="It died."):
+    def lose(self, claimed, reason="It died.", last_seen_ns=None):
         """Give up a task whose runner is gone; whether it was running."""
-        return self._report(lose_task, claimed, reason=reason)
+        return self._report(lose_task, claimed, reason=reason, last_seen_ns=last_seen_ns)
 
     def _report(self, function, claimed, **report):
         call = partial(function, task_no=claimed.task_no, attempt=claimed.attempt, now_ns=clock.wall_ns(), **report)

@@ -59,8 +59,8 @@ def query_jobs(store: Store, filters: QueryFilters) -> list[RichDisplayJob]:
 def _parameters(filters: QueryFilters) -> dict[str, Any]:
     first_ns, last_ns = _FIRST_NS, _LAST_NS
     if filters.time_interval is not None:
-        first_ns = datetime_to_ns(filters.time_interval.start) + filters.time_interval.start_exclusive
-        # datetimes stop at microseconds: an inclusive end covers all of its last microsecond
+        # Datetimes stop at microseconds: an exclusive start and an inclusive end cover all of their microsecond.
+        first_ns = datetime_to_ns(filters.time_interval.start) + (1000 if filters.time_interval.start_exclusive else 0)
         last_ns = datetime_to_ns(filters.time_interval.end) + (999 if filters.time_interval.end_inclusive else -1)
     first_id, last_id = _FIRST_ID, _LAST_ID
     if filters.id_interval is not None:
