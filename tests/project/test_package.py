@@ -88,7 +88,7 @@ def test_readme_example_runs(tmp_path: Path) -> None:
             ("compute-index", "UNSET"), ("compute-index", "UNSET"), ("job/process-scenes", "UNSET"),
             ("task/Scene", "UNSET"), ("task/Scene", "UNSET"),
         ]  # fmt: skip
-    shown = _run(sys.executable, "-m", "tilebox_local", "--db", "example.db", "show", cwd=tmp_path)
+    shown = _run(sys.executable, "-m", "tilebox_local", "show", "--db", "example.db", cwd=tmp_path)
     assert shown.splitlines()[0].startswith("process-scenes  COMPLETED  ")
 
 
