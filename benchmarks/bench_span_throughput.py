@@ -36,8 +36,8 @@ entry more.
 """
 
 _WARM_UP = 1_000
-_COLUMNS = "trace_no, start_ns, span_id, parent_span_id, duration_ns, name, task_no, resource_no, attributes"
-_INSERT = f"INSERT INTO span_records ({_COLUMNS}) VALUES ({','.join('?' * 9)})"
+_COLUMNS = "trace_no, start_ns, span_id, parent_span_id, duration_ns, name, task_no, resource_no, scope_no, attributes"
+_INSERT = f"INSERT INTO span_records ({_COLUMNS}) VALUES ({','.join('?' * 10)})"
 
 
 def _produce(make_span: Callable[[str], Any], count: int) -> None:
@@ -100,6 +100,7 @@ def measure_sdk(folder: Path, count: int, batch: int) -> dict[str, Any]:
             span.name,
             None,
             1,
+            1,
             orjson.dumps(dict(span.attributes)).decode() if span.attributes else None,
         )
 
@@ -138,7 +139,7 @@ def measure_floor(folder: Path, count: int) -> dict[str, Any]:
     generator = random.Random(1)
     now, parent = time.time_ns(), generator.getrandbits(63)
     rows = [
-        (1, now + i * 9_000, generator.getrandbits(63), parent, 5_000 + i % 4_000, "compute-index", None, 1,
+        (1, now + i * 9_000, generator.getrandbits(63), parent, 5_000 + i % 4_000, "compute-index", None, 1, 1,
          f'{{"scene_id":"S2A_31UFS_20240612","tile":{i}}}')
         for i in range(count)
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from opentelemetry.trace import NonRecordingSpan, StatusCode, set_span_in_contex
 from store_support import PATIENCE_S, Disk, make_spans, names, rows, run_ok, standing_still, until
 
 from tilebox_local.errors import StoreError
-from tilebox_local.observability.tracing import WorkflowTracer
+from tilebox_local.observability.tracing import LocalTracerProvider, WorkflowTracer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ def test_a_span_of_a_stored_trace_waits_as_a_row(store: Store, tracer: WorkflowT
         thread = threading.Thread(target=make_spans, args=(tracer, 1, "trace"))
         thread.start()
         thread.join()
-        assert [(row[5], row[8]) for row in store.writer.queue.span_rows] == [("plain", '{"n":1}')]
+        assert [(row[5], row[9]) for row in store.writer.queue.span_rows] == [("plain", '{"n":1}')]
         waiting = [span.name for span in store.writer.queue.spans]
         assert waiting == ["event", "status", "surrogate", "long", "resource 0", "trace 0"]
     store.flush()
@@ -242,3 +242,21 @@ def test_a_trace_that_came_back(flushes: bool, store: Store, tracer: WorkflowTra
     trace_id = root.get_span_context().trace_id.to_bytes(16, "big")
     assert dict(rows(store, TRACES)) == {"root": trace_id, "continued": trace_id}
     assert rows(store, "SELECT count(*) FROM trace_records WHERE trace_no > 0") == [(1,)]
+
+
+def test_spans_of_libraries_are_rows_once_their_scope_is_stored(store: Store, tracer: WorkflowTracer) -> None:
+    """A library's first spans wait as themselves, the later ones as rows; all carry its name and version."""
+    library = LocalTracerProvider(store.writer, store.resource(None)).get_tracer("library", "1.0")
+    with stored_trace(store, tracer):
+        with library.start_as_current_span("early"):
+            pass
+        store.flush()
+        with standing_still(store):
+            with library.start_as_current_span("late", attributes={"n": 1}):
+                pass
+            assert [(row[5], row[9]) for row in store.writer.queue.span_rows] == [("late", '{"n":1}')]
+    store.flush()
+    query = """
+      SELECT s.name, c.name, c.version FROM span_records s JOIN scope_records c USING (scope_no)
+      WHERE scope_no > 1 ORDER BY start_ns"""
+    assert rows(store, query) == [("early", "library", "1.0"), ("late", "library", "1.0")]

@@ -33,7 +33,7 @@ from tilebox_local.storage.attributes import (
     encode_attributes,
     text_of,
 )
-from tilebox_local.storage.rows import OWN_SCOPE, Reference, TraceScope
+from tilebox_local.storage.rows import OWN_SCOPE, Reference, Scope, TraceScope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -110,7 +110,7 @@ class RecordingSpan(otel_trace.Span):
     is_written = False  # set by the writer once the span is in the file as open
     otlp_kind = 1
     status_message: str | None = None
-    instrumentation = OWN_SCOPE
+    instrumentation = OWN_SCOPE  # the library that makes it
     events: list[tuple[str, int, dict[str, Any] | None]] | None = None
     links: tuple[tuple[otel_trace.SpanContext, dict[str, Any] | None], ...] = ()
     dropped_attributes = 0
@@ -141,7 +141,7 @@ class RecordingSpan(otel_trace.Span):
         kind: otel_trace.SpanKind,
         attributes: Mapping[str, Any] | None,
         links: Sequence[otel_trace.Link] | None,
-        instrumentation: tuple[str, str],
+        instrumentation: Scope,
     ) -> None:
         """Set what a caller may give at the start."""
         if kind is not otel_trace.SpanKind.INTERNAL and isinstance(kind, otel_trace.SpanKind):
@@ -152,9 +152,8 @@ class RecordingSpan(otel_trace.Span):
         if links is not None:
             for link in _as_links(links):
                 self.add_link(link.context, link.attributes)
-        if instrumentation != OWN_SCOPE:
+        if instrumentation is not OWN_SCOPE:
             self.instrumentation = instrumentation
-            self.has_details = True
 
     def start(
         self, parent: otel_trace.Span | None, of_task: otel_trace.Span | None, start_time: int | None = None
@@ -532,8 +531,9 @@ class CurrentSpan(RecordingSpan):
             queue.open_spans.pop(self, None)
             trace_no = self.scope.committed_no
             resource_no = self.resource.committed_no
+            scope_no = self.instrumentation.committed_no
             text = None
-            if trace_no is None or resource_no is None or self.has_details:
+            if trace_no is None or resource_no is None or scope_no is None or self.has_details:
                 queue.append_span(self)
                 return
             if self.attributes:
@@ -557,6 +557,7 @@ class CurrentSpan(RecordingSpan):
                     self.name,
                     self.task_no,
                     resource_no,
+                    scope_no,
                     text,
                 )
             )

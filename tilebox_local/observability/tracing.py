@@ -27,7 +27,7 @@ from tilebox_local.observability.span import (
     unsampled_child,
 )
 from tilebox_local.storage.attributes import text_of
-from tilebox_local.storage.rows import OWN_SCOPE, Reference
+from tilebox_local.storage.rows import OWN_SCOPE, Reference, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -90,7 +90,7 @@ def _new_span(
     queue: TelemetryQueue,
     resource: Reference,
     name: str,
-    scope: tuple[str, str],
+    scope: Scope,
     context: Context | None = None,
     kind: otel_trace.SpanKind = _INTERNAL,
     attributes: Mapping[str, Any] | None = None,
@@ -135,7 +135,7 @@ class NoopWorkflowTracer(WorkflowTracer):
 class LocalTracer(otel_trace.Tracer):
     """OpenTelemetry's Tracer for one instrumentation scope, writing to a store."""
 
-    def __init__(self, queue: TelemetryQueue, resource: Reference, scope: tuple[str, str]) -> None:
+    def __init__(self, queue: TelemetryQueue, resource: Reference, scope: Scope) -> None:
         self._queue = queue
         self._resource = resource
         self._scope = scope
@@ -209,7 +209,7 @@ class LocalTracerProvider(otel_trace.TracerProvider):
         attributes: Mapping[str, Any] | None = None,  # noqa: ARG002
     ) -> otel_trace.Tracer:
         """A tracer whose spans carry the module's name and version as scope."""
-        scope = text_of(instrumenting_module_name or "unknown"), text_of(instrumenting_library_version or "")
+        scope = Scope(text_of(instrumenting_module_name or "unknown"), text_of(instrumenting_library_version or ""))
         return LocalTracer(self._writer.queue, self._resource, scope)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:

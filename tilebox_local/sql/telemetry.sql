@@ -4,7 +4,7 @@
 -- name: insert_spans
 -- A span may be written open first and completed later; one that is complete does not change any more.
 INSERT INTO span_records
-  (trace_no, start_ns, span_id, parent_span_id, duration_ns, name, task_no, resource_no, attributes)
+  (trace_no, start_ns, span_id, parent_span_id, duration_ns, name, task_no, resource_no, scope_no, attributes)
 VALUES :rows
 ON CONFLICT (trace_no, start_ns, span_id) DO UPDATE SET
   duration_ns = excluded.duration_ns, name = excluded.name, attributes = excluded.attributes
@@ -13,8 +13,8 @@ WHERE duration_ns IS NULL
 -- name: insert_full_spans
 -- Spans with anything beyond the columns that every span has.
 INSERT INTO span_records
-  (trace_no, start_ns, span_id, parent_span_id, duration_ns, name, task_no, resource_no, attributes, kind,
-   status_code, status_message, scope_no, links, trace_state, dropped_attributes_count, dropped_events_count,
+  (trace_no, start_ns, span_id, parent_span_id, duration_ns, name, task_no, resource_no, scope_no, attributes, kind,
+   status_code, status_message, links, trace_state, dropped_attributes_count, dropped_events_count,
    dropped_links_count)
 VALUES :rows
 ON CONFLICT (trace_no, start_ns, span_id) DO UPDATE SET

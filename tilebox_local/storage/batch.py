@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
-from functools import cache, partial
+from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from tilebox_local import clock
 from tilebox_local.catalog import run, sql, value
 from tilebox_local.storage import rows
 from tilebox_local.storage.attributes import clean_text, encodable, text_of
+from tilebox_local.storage.rows import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,8 +31,8 @@ __all__ = ["STORE_ERRORS", "Batch"]
 # apsw caches statements of up to 16 KiB; 512 rows of 13 columns stay below.
 _CHUNK_SIZES = (512, 64, 8, 1)
 _JSON_COLUMNS = {
-    "insert_spans": {8},
-    "insert_full_spans": {8, 13},
+    "insert_spans": {9},
+    "insert_full_spans": {9, 13},
     "insert_events": {5},
     "insert_logs": {12},
 }
@@ -65,7 +66,7 @@ class Batch:
         self.quarantined_count = 0
         self.new_quarantined_count = 0
         self._numbered: list[TraceScope | Reference | _Provisional] = []
-        self._scopes: dict[tuple[str, str], int] = {rows.OWN_SCOPE: 1}
+        self._loggers: dict[str, Scope] = {}
         self._inserted = 0
 
     def __len__(self) -> int:
@@ -79,7 +80,7 @@ class Batch:
         self.insert_spans(connection, self.spans + self.open_spans)
         if self.logs:
             self._number_logs(connection)
-            self._insert_rows(connection, "log", "insert_logs", [rows.log_row(log, self._scopes) for log in self.logs])
+            self._insert_rows(connection, "log", "insert_logs", [rows.log_row(log, self._loggers) for log in self.logs])
 
     def insert_spans(self, connection: apsw.Connection, spans: list[RecordingSpan]) -> None:
         """Insert spans and their events; one without a duration counts as open."""
@@ -89,12 +90,12 @@ class Batch:
         for span in spans:
             if span.resource.no is None:
                 self.number_resource(connection, span.resource)
-            if span.instrumentation not in self._scopes:
+            if span.instrumentation.no is None:
                 self._number_scope(connection, span.instrumentation)
         plain = [rows.span_row(span) for span in spans if not span.has_details]
         self._insert_rows(connection, "span", "insert_spans", plain)
         detailed = [span for span in spans if span.has_details]
-        full = [rows.full_span_row(span, self._scopes) for span in detailed]
+        full = list(map(rows.full_span_row, detailed))
         self._insert_rows(connection, "span", "insert_full_spans", full)
         events = list(chain.from_iterable(map(rows.event_rows, detailed)))
         self._insert_rows(connection, "event", "insert_events", events)
@@ -136,8 +137,11 @@ class Batch:
         for log in self.logs:
             if log.resource.no is None:
                 self.number_resource(connection, log.resource)
-            if (log.logger, "") not in self._scopes:
-                self._number_scope(connection, (log.logger, ""))
+            scope = self._loggers.get(log.logger)
+            if scope is None:
+                scope = self._loggers[log.logger] = Scope(log.logger)
+            if scope.no is None:
+                self._number_scope(connection, scope)
 
     def _number_traces(self, connection: apsw.Connection, records: Sequence[RecordingSpan | LogItem]) -> None:
         new = {record.scope: None for record in records if record.scope is not None and record.scope.trace_no is None}
@@ -179,13 +183,12 @@ class Batch:
             self._numbered.append(resource)
         return resource.no
 
-    def _number_scope(self, connection: apsw.Connection, scope: tuple[str, str]) -> None:
-        name, version = map(text_of, scope)
-        number = value(connection, "find_scope", (name, version))
-        if number is None:
-            number = value(connection, "insert_scope", (name, version))
-        self._scopes[scope] = number
-        self._numbered.append(_Provisional(partial(_discard, self._scopes, scope)))
+    def _number_scope(self, connection: apsw.Connection, scope: Scope) -> None:
+        key = text_of(scope.name), text_of(scope.version)
+        scope.no = value(connection, "find_scope", key)
+        if scope.no is None:
+            scope.no = value(connection, "insert_scope", key)
+        self._numbered.append(scope)
 
     def number_writer(self, connection: apsw.Connection) -> int:
         """Row of this process in writer_records, inserted before the first use."""
@@ -249,10 +252,6 @@ def _shown(value: object) -> str:
         return ascii(value)
     except Exception:  # noqa: BLE001 -- user objects may raise anything
         return f"<unprintable {type(value).__name__}>"
-
-
-def _discard(numbers: dict[tuple[str, str], int], scope: tuple[str, str]) -> None:
-    numbers.pop(scope, None)
 
 
 class _Provisional:

@@ -17,16 +17,23 @@ if TYPE_CHECKING:
 
     from tilebox_local.observability.span import RecordingSpan
 
-__all__ = ["OWN_SCOPE", "LogItem", "Reference", "TraceScope", "event_rows", "full_span_row", "log_row", "span_row"]
-
-
-OWN_SCOPE = ("tilebox.com/observability", "")  # name and version; row 1 of scope_records
+__all__ = [
+    "OWN_SCOPE",
+    "LogItem",
+    "Reference",
+    "Scope",
+    "TraceScope",
+    "event_rows",
+    "full_span_row",
+    "log_row",
+    "span_row",
+]
 
 
 class Reference:
-    """A resource: `key` identifies it, `no` is its row in this store, None until it is written (writer thread only).
+    """A row of a small table: `key` identifies it, `no` is its number in this store, None until it is written.
 
-    `committed_no` is that number once it is committed, for other threads.
+    `no` is for the writer thread; `committed_no` is that number once it is committed, for other threads.
     """
 
     __slots__ = ("committed_no", "key", "no")
@@ -43,6 +50,21 @@ class Reference:
     def forget(self) -> None:
         """There is no row."""
         self.no = self.committed_no = None
+
+
+class Scope(Reference):
+    """An instrumentation scope: the library that makes a span, by name and version."""
+
+    __slots__ = ("name", "version")
+
+    def __init__(self, name: str, version: str = "") -> None:
+        super().__init__(name)
+        self.name = name
+        self.version = version
+
+
+OWN_SCOPE = Scope("tilebox.com/observability")
+OWN_SCOPE.no = OWN_SCOPE.committed_no = 1  # schema.sql inserts it
 
 
 class TraceScope:
@@ -141,18 +163,18 @@ def span_row(span: RecordingSpan) -> tuple[Any, ...]:
         span.name,
         span.task_no,
         span.resource.no,
+        span.instrumentation.no,
         encode_attributes(span.attributes),
     )
 
 
-def full_span_row(span: RecordingSpan, scopes: dict[tuple[str, str], int]) -> tuple[Any, ...]:
+def full_span_row(span: RecordingSpan) -> tuple[Any, ...]:
     """Values of the columns of `insert_full_spans`, of any span that is numbered."""
     return (
         *span_row(span),
         span.otlp_kind,
         span.status_code,
         span.status_message,
-        scopes[span.instrumentation],
         span.encoded_links(),
         span.scope.trace_state,
         span.dropped_attributes,
@@ -167,7 +189,7 @@ def event_rows(span: RecordingSpan) -> Iterator[tuple[Any, ...]]:
         yield (span.scope.trace_no, time_ns, span.span_id, number, name, encode_attributes(attributes))
 
 
-def log_row(log: LogItem, scopes: dict[tuple[str, str], int]) -> tuple[Any, ...]:
+def log_row(log: LogItem, scopes: dict[str, Scope]) -> tuple[Any, ...]:
     """Values of the columns of `insert_logs`."""
     return (
         0 if log.scope is None else log.scope.trace_no,
@@ -181,6 +203,6 @@ def log_row(log: LogItem, scopes: dict[tuple[str, str], int]) -> tuple[Any, ...]
         int(log.has_task_id),
         int(log.is_span_event),
         log.resource.no,
-        scopes[log.logger, ""],
+        scopes[log.logger].no,
         encode_attributes(log.attributes),
     )
