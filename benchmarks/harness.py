@@ -209,7 +209,7 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     except OSError:
-        pass
+        pass  # no such file outside of Linux
     return platform.processor() or platform.machine()
 
 

@@ -360,9 +360,9 @@ def test_no_thread_to_be_had(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     tracer = WorkflowTracer(store.writer.queue, store.resource(None))
     with monkeypatch.context() as patch:
         patch.setattr(threading, "Thread", NoThread)
-        make_spans(tracer, 3)
+        make_spans(tracer, 4_500)  # more than a batch, where they would give way to the writer
         with pytest.raises(StoreError, match="can't start new thread"):
             store.transact(add_scope("refused"))
         store.close()
-    assert outside(path, "SELECT count(*) FROM span_records") == [(3,)]
+    assert outside(path, "SELECT count(*) FROM span_records") == [(4_500,)]
     assert outside(path, "SELECT count(*) FROM scope_records WHERE name = 'refused'") == [(0,)]

@@ -358,16 +358,25 @@ def test_the_caller_is_known() -> None:
     }
 
 
-def test_values_are_not_looked_at_when_the_level_is_off() -> None:
+def test_values_are_not_looked_at_when_the_level_is_off(client: Client) -> None:
     """A call below the logger's level costs nothing and touches no value."""
 
-    class Untouchable:
-        def __str__(self) -> str:
-            raise AssertionError
+    touched: list[str] = []
 
-    logger = private_logger(StoreHandler())
-    logger.setLevel(logging.INFO)
-    StructuredLogger(logger).debug(Untouchable(), value=Untouchable())
+    class Watched:
+        def __str__(self) -> str:
+            touched.append("text")
+            return "text"
+
+        __repr__ = __str__
+
+    with client.tracer.span("span"):
+        logger = private_logger(StoreHandler())
+        logger.setLevel(logging.INFO)
+        StructuredLogger(logger).debug(Watched(), value=Watched())
+        assert touched == []
+        StructuredLogger(logger).info(Watched(), value=Watched())
+        assert touched != []
 
 
 # -- where records belong ---------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Live spans: the OpenTelemetry span API on top of the telemetry queue.
 
-A span costs the user's thread two clock reads, an id, an OpenTelemetry context and an append; rows are made by the
-writer thread. What every span has sits in slots; what few spans have (events, links, kind, a status message) lives in
-class attributes until it is set; `has_details` says so where it needs more columns.
+A span costs the user's thread two clock reads, an id, an OpenTelemetry context, JSON of its attributes and an append. As
+it ends it makes its own row, once its trace, resource and scope are known to be stored; else the writer thread does.
+What every span has sits in slots; what few spans have (events, links, kind, a status) lives in class attributes until
+it is set, and `has_details` says that it needs more columns, which the writer fills.
 
 Time: the start is the wall clock's, the duration the monotonic clock's, so a clock step cannot make a span negative.
 Spans never raise into user code because of a value they are given.

@@ -184,7 +184,7 @@ class Batch:
         return resource.no
 
     def _number_scope(self, connection: apsw.Connection, scope: Scope) -> None:
-        key = text_of(scope.name), text_of(scope.version)
+        key = text_of(scope.key), text_of(scope.version)
         scope.no = value(connection, "find_scope", key)
         if scope.no is None:
             scope.no = value(connection, "insert_scope", key)

@@ -90,15 +90,14 @@ class TelemetryQueue:
                 self._refuse(records)
             return
         if self.idle:
-            with contextlib.suppress(RuntimeError):  # the interpreter has no thread to give; close() writes in its own
-                self._wake()
+            self._wake_writer()
         if records is None:
             return
         if len(records) > self._limit:
             self._make_room(records)
         elif len(records) > self.attention:
             self.attention = min(len(records) + _STRIDE, self._limit)
-            self._wake()
+            self._wake_writer()
             # Give way: a writer that comes back from SQLite would wait 5 ms for the interpreter's lock, each time.
             time.sleep(0)
 
@@ -112,6 +111,10 @@ class TelemetryQueue:
         self._limit = limit
         self.attention = min(BATCH_LIMIT, limit)
 
+    def _wake_writer(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the interpreter has no thread to give; close() writes in its own
+            self._wake()
+
     def _make_room(self, records: deque[Any]) -> None:
         if not self._sheds():
             deadline = time.monotonic() + _PATIENCE_S
@@ -119,7 +122,7 @@ class TelemetryQueue:
                 self._room.clear()
                 if len(records) <= self._limit:
                     return
-                self._wake()
+                self._wake_writer()
                 self._room.wait(0.1)
                 if self._sheds():
                     break

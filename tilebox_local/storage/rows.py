@@ -53,13 +53,12 @@ class Reference:
 
 
 class Scope(Reference):
-    """An instrumentation scope: the library that makes a span, by name and version."""
+    """An instrumentation scope: the library that makes a span. `key` is its name."""
 
-    __slots__ = ("name", "version")
+    __slots__ = ("version",)
 
     def __init__(self, name: str, version: str = "") -> None:
         super().__init__(name)
-        self.name = name
         self.version = version
 
 
