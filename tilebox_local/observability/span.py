@@ -1,7 +1,7 @@
 """Live spans: the OpenTelemetry span API on top of the telemetry queue.
 
-A span costs the user's thread two clock reads, an id, an OpenTelemetry context, JSON of its attributes and an append. As
-it ends it makes its own row, once its trace, resource and scope are known to be stored; else the writer thread does.
+A span costs the user's thread two clock reads, an id, an OpenTelemetry context, JSON of its attributes and an append.
+As it ends it makes its own row, once its trace, resource and scope are known to be stored; else the writer thread does.
 What every span has sits in slots; what few spans have (events, links, kind, a status) lives in class attributes until
 it is set, and `has_details` says that it needs more columns, which the writer fills.
 
