@@ -6,9 +6,11 @@ at the first one that returns a row.
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import apsw
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "READER_TIMEOUT_S",
+    "copy_database",
     "enable_wal",
     "immediate",
     "keep_log_at_close",
@@ -186,6 +189,27 @@ def set_synchronous(connection: apsw.Connection, *, full: bool) -> None:
 def keep_log_at_close(connection: apsw.Connection, keep: bool) -> None:
     """Whether closing the last connection leaves the write-ahead log alone: it may be a stranger's."""
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keep))
+
+
+def copy_database(source: apsw.Connection, target: str) -> None:
+    """Copy all that `source` sees into a new file, which appears under its name when it is complete.
+
+    Raises OSError and apsw.Error; nothing is left behind then.
+    """
+    unfinished = f"{target}.{os.getpid()}"
+    os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    try:
+        copy = apsw.Connection(unfinished)
+        try:
+            with copy.backup("main", source, "main") as backup:
+                while not backup.done:
+                    backup.step(1000)
+        finally:
+            copy.close()
+        os.replace(unfinished, target)  # noqa: PTH105
+    except BaseException:
+        Path(unfinished).unlink(missing_ok=True)
+        raise
 
 
 def enable_wal(connection: apsw.Connection) -> None:
