@@ -11,14 +11,11 @@ import uuid
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+import apsw
 
 from tilebox_local import clock
 from tilebox_local.errors import NotATileboxStoreError, SchemaVersionError, StoreError
 from tilebox_local.storage.connection import enable_wal, immediate
-
-if TYPE_CHECKING:
-    import apsw
 
 __all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "check_version", "ensure_schema", "read_schema_sql"]
 
@@ -112,6 +109,8 @@ def _create(connection: apsw.Connection) -> None:
         )
         connection.pragma("application_id", APPLICATION_ID)
         connection.pragma("user_version", SCHEMA_VERSION)
+    # So that the file says what it is, whatever becomes of its log.
+    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
 
 def migration_files() -> dict[int, str]:

@@ -188,9 +188,9 @@ class Store:
         culprits = [] if holders is None else holders.writers or holders.inside
         others = [process_name(pid) for pid in culprits if pid != os.getpid()]
         if others:
-            _log.warning("%s is locked by %s; waiting for it.", self._label, ", ".join(others))
+            _log.error("%s is locked by %s; waiting for it.", self._label, ", ".join(others))
         elif self.writer.last_error is not None:
-            _log.warning("%s cannot be written: %s. Trying again.", self._label, self.writer.last_error)
+            _log.error("%s cannot be written: %s. Trying again.", self._label, self.writer.last_error)
 
     def __repr__(self) -> str:
         return f"Store({self._label!r})"

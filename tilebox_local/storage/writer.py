@@ -543,7 +543,7 @@ class Writer:
                 with self._lock.held():
                     self._transaction([], clock.monotonic_ns(), is_last=True)
         except StoreReplacedError as error:  # nothing is lost with it that was not lost before
-            _log.warning("%s", error)
+            _log.error("%s", error)
             _leaked_connections.append(connection)
             return
         except apsw.Error as error:
