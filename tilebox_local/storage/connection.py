@@ -34,6 +34,7 @@ __all__ = [
     "copy_database",
     "enable_wal",
     "immediate",
+    "impatient",
     "keep_log_at_close",
     "open_checkpointer",
     "open_reader",
@@ -46,6 +47,7 @@ __all__ = [
 # Earlier versions lose commits when a WAL is reset while another process writes; 3.52.0 was withdrawn.
 _MIN_SQLITE = (3, 51, 3)
 READER_TIMEOUT_S = 10.0
+_WRITER_TIMEOUT_S = 60.0
 _MAX_LOG_BYTES = 64 * 1024 * 1024  # kept of the write-ahead log when it starts over
 _MAX_VALUE_BYTES = 16 * 1024 * 1024
 # Jitter for waiting readers: SQLite's own handler sleeps up to 100 ms between tries and misses its turn.
@@ -141,6 +143,16 @@ class _BusyHandler:
         return True
 
 
+@contextmanager
+def impatient(connection: apsw.Connection, timeout_s: float) -> Iterator[None]:
+    """Inside the block, wait for locks at most this long; after it, as long as a writer does."""
+    connection.set_busy_handler(_BusyHandler(timeout_s) if timeout_s else None)
+    try:
+        yield
+    finally:
+        connection.set_busy_handler(_BusyHandler(_WRITER_TIMEOUT_S))
+
+
 def _configure(connection: apsw.Connection, timeout_s: float) -> None:
     connection.set_busy_handler(_BusyHandler(timeout_s))  # before anything that takes a lock
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
@@ -170,7 +182,7 @@ def open_writer(filename: str, *, full_sync: bool) -> apsw.Connection:
     try:
         if connection.readonly("main"):  # SQLite falls back to reading without a word
             raise StoreOpenError(f"{connection.filename} cannot be written.", hint=_HINTS[StoreOpenError])
-        _configure(connection, timeout_s=60.0)
+        _configure(connection, _WRITER_TIMEOUT_S)
         _set_pragma(connection, "foreign_keys", 1, 1)
         set_synchronous(connection, full=full_sync)
         connection.pragma("journal_size_limit", _MAX_LOG_BYTES)
@@ -225,7 +237,7 @@ def open_checkpointer(filename: str) -> apsw.Connection:
     """A connection that only checkpoints."""
     connection = apsw.Connection(filename, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI)
     try:
-        _configure(connection, timeout_s=1.0)
+        _configure(connection, _WRITER_TIMEOUT_S)
         set_synchronous(connection, full=False)
     except BaseException:
         connection.close()

@@ -83,6 +83,24 @@ class LockFile:
             finally:
                 fcntl.flock(fd, fcntl.LOCK_UN)
 
+    @contextlib.contextmanager
+    def held_if_free(self) -> Iterator[bool]:
+        """Hold the lock inside the block if nobody else does; whether that is so."""
+        with self._lock:
+            fd = self._descriptor()
+            if fd is None:
+                yield True
+                return
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                yield False
+                return
+            try:
+                yield True
+            finally:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+
     def _retry(self, fd: int) -> bool:
         """Try for the time of a short transaction, giving way to whoever wants the processor."""
         deadline = time.monotonic_ns() + _RETRY_NS

@@ -9,7 +9,7 @@ __all__ = ["LockHolders", "find_lock_holders", "process_name"]
 
 # Bytes of the shared memory file that SQLite locks in WAL mode (https://sqlite.org/walformat.html, section 2.2).
 _WRITE_BYTE = 120
-_FIRST_READER_BYTE, _LAST_READER_BYTE = 124, 127
+_FIRST_READER_BYTE, _LAST_READER_BYTE = 123, 127
 
 
 class LockHolders:

@@ -11,6 +11,7 @@ import uuid
 from functools import cache
 from importlib import resources
 from pathlib import Path
+
 import apsw
 
 from tilebox_local import clock

@@ -108,7 +108,10 @@ class Store:
             self._lock = LockFile(f"{path}.lock")
         self._file = None if path is None else StoreFile(path, self._lock)
         connection = self._open_checked()
-        self._checkpointer = Checkpointer(partial(open_checkpointer, self.filename))
+        self._readers = ReaderPool(partial(open_reader, self.filename))
+        self._checkpointer = Checkpointer(
+            partial(open_checkpointer, self.filename), self._name_readers, self._readers.interrupt
+        )
         self.writer = Writer(
             self._open_writer,
             path=self._label,
@@ -116,8 +119,8 @@ class Store:
             full_sync=full_sync,
             file=self._file,
             on_slow=self._explain_wait,
+            checkpointer=self._checkpointer,
         )
-        self._readers = ReaderPool(partial(open_reader, self.filename))
         self._prepare(connection)
         self.writer.adopt(connection)
         # An in-memory database lives as long as a connection to it.
@@ -191,6 +194,11 @@ class Store:
             _log.error("%s is locked by %s; waiting for it.", self._label, ", ".join(others))
         elif self.writer.last_error is not None:
             _log.error("%s cannot be written: %s. Trying again.", self._label, self.writer.last_error)
+
+    def _name_readers(self) -> str:
+        readers = [] if self.path is None else find_lock_holders(self.path).readers
+        names = ", ".join(process_name(pid) for pid in readers)
+        return names and f"{names} {'is' if len(readers) == 1 else 'are'}"
 
     def __repr__(self) -> str:
         return f"Store({self._label!r})"

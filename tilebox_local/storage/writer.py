@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tilebox_local.observability.span import RecordingSpan
+    from tilebox_local.storage.checkpointer import Checkpointer
     from tilebox_local.storage.file import StoreFile
     from tilebox_local.storage.lockfile import LockFile
     from tilebox_local.storage.rows import Reference
@@ -42,6 +43,7 @@ T = TypeVar("T")
 
 _TICK_S = 0.05
 _IDLE_TIMEOUT_S = 30.0
+_EMPTY_LOG_AFTER_S = 2.0
 _SYNC_INTERVAL_NS = 1_000_000_000
 _PATIENCE_S = 5.0
 _RETRY_S = (0.05, 0.1, 0.25, 0.5, 1.0)
@@ -72,6 +74,7 @@ class Writer:
         full_sync: Wait for the disk at every commit; otherwise at least once a second.
         file: What the path leads to; None for in-memory stores, which have no disk to wait for.
         on_slow: Called, in the thread that waits, when a transaction has not been possible for some seconds.
+        checkpointer: Attached to each connection; empties the log when there is nothing else to do.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Writer:
         full_sync: bool,
         file: StoreFile | None,
         on_slow: Callable[[], None],
+        checkpointer: Checkpointer,
     ) -> None:
         self._connect = connect
         self._path = path
@@ -90,6 +94,7 @@ class Writer:
         self._full_sync = full_sync
         self._file = file
         self._on_slow = on_slow
+        self._checkpointer = checkpointer
         self.queue = TelemetryQueue(self._wake)
         self._books = Bookkeeping(self.queue, lock)
         self._closed = False
@@ -353,13 +358,29 @@ class Writer:
             return
         self.queue.idle = True
         if not (self._commands or self.queue or self.queue.has_unwritten_open_span() or self._stopping):
-            self._get_wakeup(_SYNC_INTERVAL_NS / 1e9 if self._unsynced else _IDLE_TIMEOUT_S)
+            if self._unsynced:
+                self._get_wakeup(_SYNC_INTERVAL_NS / 1e9)
+            elif not self._checkpointer.has_log():
+                self._get_wakeup(_IDLE_TIMEOUT_S)
+            elif not self._get_wakeup(_EMPTY_LOG_AFTER_S):
+                self._empty_log()
         self.queue.idle = False
 
-    def _get_wakeup(self, timeout_s: float) -> None:
-        with contextlib.suppress(Empty):
+    def _get_wakeup(self, timeout_s: float) -> bool:
+        """Wait to be woken up; whether somebody did."""
+        try:
             self._wakeups.get(timeout=timeout_s)
+        except Empty:
+            return False
         self._drain_wakeups()
+        return True
+
+    def _empty_log(self) -> None:
+        """For readers who have nothing but the file itself, and for the space."""
+        if self._connection is not None:
+            with self._lock.held_if_free() as is_free:
+                if is_free:
+                    self._checkpointer.empty(self._connection)
 
     def _drain_wakeups(self) -> None:
         with contextlib.suppress(Empty):
