@@ -47,10 +47,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Incident:
-    """A row of the flight recorder. What does not apply is None; `kind` is documented at `incident_records`.
-
-    `unseen` is the time from the last sign of life to when the incident was noticed.
-    """
+    """A row of the flight recorder. What does not apply is None; `kind` is documented at `incident_records`."""
 
     time: datetime
     kind: str
@@ -67,7 +64,11 @@ class Incident:
     last_log: str | None
     last_log_at: datetime | None
     last_seen_at: datetime | None
-    unseen: timedelta | None
+
+    @property
+    def unseen(self) -> timedelta | None:
+        """Time from the last sign of life to when the incident was noticed."""
+        return None if self.last_seen_at is None else self.time - self.last_seen_at
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -241,5 +242,4 @@ def _incident(
         last_log=log_body,
         last_log_at=None if log_time_ns is None else clock.ns_to_datetime(log_time_ns),
         last_seen_at=None if last_seen_ns is None else clock.ns_to_datetime(last_seen_ns),
-        unseen=None if last_seen_ns is None else clock.ns_to_timedelta(time_ns - last_seen_ns),
     )
