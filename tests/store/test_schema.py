@@ -554,6 +554,27 @@ def test_an_empty_file_becomes_a_store(path: Path) -> None:
     assert outside(path, "SELECT count(*) FROM spans") == [(0,)]
 
 
+def test_a_newer_major_version_is_noticed_while_the_store_is_open(store: Store, path: Path) -> None:
+    """When another process has migrated the file beyond what this one knows, nothing more is written to it."""
+    run_ok(BUMP, path, 2000)
+    with pytest.raises(SchemaVersionError, match="was written by a newer tilebox-local") as caught:
+        store.transact(lambda connection: add_span(connection, 1))
+    assert (caught.value.found, caught.value.supported) == (2000, SCHEMA_VERSION)
+    assert count_spans(store) == 0
+    run_ok(BUMP, path, SCHEMA_VERSION + 1)
+    store.transact(lambda connection: add_span(connection, 1))
+    assert count_spans(store) == 1
+
+
+BUMP = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute(f"PRAGMA user_version = {sys.argv[2]}")
+connection.commit()
+connection.close()
+"""
+
+
 def test_a_newer_minor_version_can_be_used(path: Path) -> None:
     """A store of a newer minor version, which only adds, is read and written; its version and additions stay."""
     open_store(path).close()
