@@ -38,6 +38,7 @@ needs_cli = pytest.mark.skipif(SQLITE3 is None, reason="the system has no sqlite
 # name -> (strict, without rowid)
 TABLES = {
     "cluster_records": (1, 0),
+    "commit_records": (1, 0),
     "event_records": (1, 1),
     "group_dependency_records": (1, 1),
     "group_records": (1, 0),
@@ -132,8 +133,9 @@ def test_fresh_store_holds_the_rows_that_code_relies_on(path: Path, monkeypatch:
         rows = {name: connection.execute(f"SELECT * FROM {name}").fetchall() for name in TABLES}
     facts = dict(rows.pop("store_records"))
     assert str(UUID(facts.pop("store_id"))) != str(UUID(int=0))
-    assert facts == {"created_ns": 1_700_000_000_000_000_001, "commit_no": 0}
+    assert facts == {"created_ns": 1_700_000_000_000_000_001}
     assert {name: found for name, found in rows.items() if found} == {
+        "commit_records": [(1, 0)],
         "scope_records": [(1, "tilebox.com/observability", "")],
         "cluster_records": [(1, "default", "Default", None, 0, None)],
         "trace_records": [(0, bytes(16), None)],
@@ -620,7 +622,7 @@ open_store(sys.argv[1])
     with closing(open_store(path)) as store:
         store.transact(lambda connection: add_span(connection, 1))
     assert outside(path, "SELECT count(*) FROM span_records") == [(1,)]
-    assert outside(path, "SELECT count(*) FROM store_records") == [(3,)]
+    assert outside(path, "SELECT count(*) FROM store_records") == [(2,)]
 
 
 RACE = """
@@ -640,7 +642,6 @@ def test_first_open_by_many_processes(path: Path) -> None:
     """Eight processes that open a new path at the same time make one store, and none of them sees an error."""
     assert run_together(RACE, [(path, number) for number in range(8)]) == [("", "", 0)] * 8
     assert outside(path, "SELECT key, count(*) FROM store_records GROUP BY key") == [
-        ("commit_no", 1),
         ("created_ns", 1),
         ("store_id", 1),
     ]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tilebox_local import clock
-from tilebox_local.catalog import value
+from tilebox_local.catalog import run, value
 from tilebox_local.errors import (
     FlushTimeoutError,
     NotATileboxStoreError,
@@ -183,7 +183,8 @@ class Store:
         _log.error("%s: %s", self._label, message)
         with immediate(connection):
             write_incident(connection, "tail lost", message, last_seen_ns=missing.last_ns)
-            file.note_commit(value(connection, "next_commit_no"))
+            run(connection, "count_commit")
+        file.note_commit(value(connection, "commit_no"))
 
     def _explain_wait(self) -> None:
         """Say what keeps us from writing."""
