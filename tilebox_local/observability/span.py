@@ -26,7 +26,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace as otel_trace
 from opentelemetry.context.context import Context
 
-from tilebox_local.ids import _getrandbits, new_span_id, new_trace_id, signed64, unsigned64
+from tilebox_local.ids import _getrandbits, new_span_id, new_trace_id, parse_trace_parent, signed64, unsigned64
 from tilebox_local.storage.attributes import (
     MAX_TEXT_CHARS,
     capture_attributes,
@@ -82,6 +82,24 @@ _variable = getattr(getattr(otel_context, "_RUNTIME_CONTEXT", None), "_current_c
 if isinstance(_variable, ContextVar):
     _get_context, _attach, _detach = _variable.get, _variable.set, _variable.reset
 _dumps = orjson.dumps
+
+
+def _parent_of_process() -> otel_trace.SpanContext | None:
+    """The span that started this process, if it said so in TRACEPARENT (OpenTelemetry: environment as carrier).
+
+    One that is not recorded is no reason to record nothing here.
+    """
+    found = parse_trace_parent(os.environ.get("TRACEPARENT", ""))
+    if found is None or not found[2] & _SAMPLED:
+        return None
+    trace_id, span_id, flags = found
+    state = otel_trace.TraceState.from_header([os.environ.get("TRACESTATE", "")])
+    return otel_trace.SpanContext(
+        trace_id, span_id, is_remote=True, trace_flags=otel_trace.TraceFlags(flags), trace_state=state
+    )
+
+
+_process_parent = _parent_of_process()
 _set_item = dict.__setitem__  # Context refuses item assignment; this one is not shared yet
 
 
@@ -193,6 +211,8 @@ class RecordingSpan(otel_trace.Span):
 
     def _follow_context(self, parent: otel_trace.SpanContext | None) -> None:
         if parent is None or not parent.is_valid:
+            parent = _process_parent
+        if parent is None:
             self.scope = TraceScope(new_trace_id(), _NEW_TRACE_FLAGS)
             self.parent_id = None
             return
@@ -244,6 +264,10 @@ class RecordingSpan(otel_trace.Span):
     def resume(self) -> None:
         """That transaction failed: the span goes on."""
         self.duration_ns = None
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: the span is the parent process's. It is there to continue, and ends in the parent only."""
+        self.__class__ = _SpanOfParent
 
     def __exit__(
         self,
@@ -451,12 +475,15 @@ class CurrentSpan(RecordingSpan):
     __slots__ = ("_token",)
 
     _token: Token[Context]
+    default_parent: otel_trace.Span | None = None  # above it where no span is current, as in a thread of a task
 
     def __enter__(self) -> otel_trace.Span:
         context = _get_context()
         parent: Any = context.get(_SPAN_KEY)
         queue = self.queue
         if type(parent) is not CurrentSpan or parent.queue is not queue or self.duration_ns is not None:
+            if parent is None:
+                parent = self.default_parent
             return self._enter_below(parent, parent, context)
         # The fast way: all of start() for a child of one of our own spans.
         self.span_id = _getrandbits(63) or 1
@@ -506,6 +533,10 @@ class CurrentSpan(RecordingSpan):
         self.parent_id = signed64(root_span_id)
         self.task_no = task_no
         self._begin(None)
+
+    def leave_to_parent(self) -> None:
+        """As of other spans."""
+        self.__class__ = _CurrentSpanOfParent
 
     def _enter(self, context: Context) -> None:
         own = Context(context)
@@ -610,7 +641,7 @@ class ConfiguredSpan(CurrentSpan):
 
     def __enter__(self) -> otel_trace.Span:
         context = _get_context()
-        current: Any = context.get(_SPAN_KEY)
+        current: Any = context.get(_SPAN_KEY) or self.default_parent
         parent: Any = current if self.parent_context is None else self.parent_context.get(_SPAN_KEY)
         return self._enter_below(parent, parent if self.has_task_of_parent else current, context, self.start_time)
 
@@ -630,6 +661,44 @@ class ConfiguredSpan(CurrentSpan):
             self._left_elsewhere()
         if exc_val is not None:
             self.fail(exc_val, record=self.records_exception, set_status=self.sets_status_on_exception)
+
+
+class _SpanOfParent(RecordingSpan):
+    """A span that was open when this process was forked."""
+
+    __slots__ = ()
+
+    def end(self, end_time: int | None = None) -> None:
+        """The parent process ends it."""
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        pass
+
+
+class _CurrentSpanOfParent(CurrentSpan):
+    """A current span that was open when this process was forked."""
+
+    __slots__ = ()
+
+    def end(self, end_time: int | None = None) -> None:
+        """The parent process ends it."""
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        try:
+            _detach(self._token)
+            del self._token
+        except (AttributeError, RuntimeError, ValueError):
+            self._left_elsewhere()
 
 
 class _Nowhere:

@@ -24,6 +24,7 @@ class ChangeWatch:
         # Not an Event: `wake` is called from signal handlers, which may interrupt a wait of the same thread.
         self._changes: SimpleQueue[None] = SimpleQueue()
         self._writer = store.writer
+        self._pid = os.getpid()
         self._writer.on_commit.append(self.wake)
         self._observer: Any = None
         if store.path is not None:
@@ -62,7 +63,8 @@ class ChangeWatch:
     def close(self) -> None:
         """Stop watching."""
         self._writer.on_commit.remove(self.wake)
-        if self._observer is not None:
+        # A forked child has none of the threads, and shares what the parent's wait for.
+        if self._observer is not None and self._pid == os.getpid():
             self._end_emitters()
             self._observer.stop()
             self._observer.join()
