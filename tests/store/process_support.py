@@ -64,11 +64,10 @@ def wait_for_child(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 '''
 _STORED = """
-SELECT s.name, p.name, lower(hex(t.trace_id)), json_extract(r.attributes, '$."process.pid"')
+SELECT s.name, s.span_id, s.parent_span_id, lower(hex(t.trace_id)), json_extract(r.attributes, '$."process.pid"')
 FROM span_records s
 JOIN trace_records t ON t.trace_no = s.trace_no
 JOIN resource_records r ON r.resource_no = s.resource_no
-LEFT JOIN span_records p ON p.span_id = s.parent_span_id
 WHERE s.duration_ns IS NOT NULL
 ORDER BY s.name, r.resource_no
 """
@@ -120,9 +119,15 @@ class Stage:
             process.kill()
             output, complaints = process.communicate()
             raise AssertionError(f"The script hangs. {output}\n{complaints}") from None
-        lines = self._acks.read_text().splitlines() if self._acks.exists() else []
-        acknowledged = sorted(tuple(json.loads(line)) for line in lines)
-        return Played(process.returncode, output.splitlines(), complaints, acknowledged, outside(self.path, _STORED))
+        found = outside(self.path, _STORED)
+        names = {span_id: name for name, span_id, *_ in found}
+        stored = [(name, names.get(parent), *rest) for name, _, parent, *rest in found]
+        return Played(process.returncode, output.splitlines(), complaints, self.acknowledged_before(None), stored)
+
+    def acknowledged_before(self, size: int | None) -> list[tuple[Any, ...]]:
+        """The first acknowledgements, as many as there were when their file had this size in bytes; None: all."""
+        lines = self._acks.read_bytes()[:size].splitlines() if self._acks.exists() else []
+        return sorted((tuple(json.loads(line)) for line in lines), key=str)
 
     def play(self, script: str, *arguments: object, **environment: str) -> Played:
         """Run a script to its end."""
@@ -132,5 +137,11 @@ class Stage:
         """Run a script that must end well, and leave in the store exactly what it acknowledged."""
         played = self.play(script, *arguments, **environment)
         assert (played.code, played.complaints) == (0, ""), played.complaints
-        assert sorted(played.stored, key=str) == sorted(played.acknowledged, key=str)
+        assert sorted(played.stored, key=str) == played.acknowledged
         return played
+
+    def play_output(self, script: str, *arguments: object, **environment: str) -> list[str]:
+        """What a script printed that must end well."""
+        played = self.play(script, *arguments, **environment)
+        assert (played.code, played.complaints) == (0, ""), played.complaints
+        return played.output

@@ -82,6 +82,7 @@ _variable = getattr(getattr(otel_context, "_RUNTIME_CONTEXT", None), "_current_c
 if isinstance(_variable, ContextVar):
     _get_context, _attach, _detach = _variable.get, _variable.set, _variable.reset
 _dumps = orjson.dumps
+_NOT_HERE: Any = object()  # a span that was open when this process was forked: its parent ends and stores it
 
 
 def _parent_of_process() -> otel_trace.SpanContext | None:
@@ -253,8 +254,8 @@ class RecordingSpan(otel_trace.Span):
             self.duration_ns = perf_counter_ns() - self.monotonic_start_ns
         else:
             self.duration_ns = max(0, end_time - self.start_ns)
-        self.queue.open_spans.pop(self, None)
-        self.queue.append_span(self)
+        if self.queue.open_spans.pop(self, _NOT_HERE) is not _NOT_HERE:
+            self.queue.append_span(self)
 
     def stop(self) -> None:
         """Fix the duration without handing the span over: the caller writes it, in a transaction of its own."""
@@ -264,10 +265,7 @@ class RecordingSpan(otel_trace.Span):
     def resume(self) -> None:
         """That transaction failed: the span goes on."""
         self.duration_ns = None
-
-    def leave_to_parent(self) -> None:
-        """In a forked child: the span is the parent process's. It is there to continue, and ends in the parent only."""
-        self.__class__ = _SpanOfParent
+        self.queue.open_spans[self] = None
 
     def __exit__(
         self,
@@ -534,10 +532,6 @@ class CurrentSpan(RecordingSpan):
         self.task_no = task_no
         self._begin(None)
 
-    def leave_to_parent(self) -> None:
-        """As of other spans."""
-        self.__class__ = _CurrentSpanOfParent
-
     def _enter(self, context: Context) -> None:
         own = Context(context)
         _set_item(own, _SPAN_KEY, self)
@@ -560,7 +554,8 @@ class CurrentSpan(RecordingSpan):
             # end() without its calls: this is what every span does.
             duration_ns = self.duration_ns = perf_counter_ns() - self.monotonic_start_ns
             queue = self.queue
-            queue.open_spans.pop(self, None)
+            if queue.open_spans.pop(self, _NOT_HERE) is _NOT_HERE:
+                return
             trace_no = self.scope.committed_no
             resource_no = self.resource.committed_no
             scope_no = self.instrumentation.committed_no
@@ -661,44 +656,6 @@ class ConfiguredSpan(CurrentSpan):
             self._left_elsewhere()
         if exc_val is not None:
             self.fail(exc_val, record=self.records_exception, set_status=self.sets_status_on_exception)
-
-
-class _SpanOfParent(RecordingSpan):
-    """A span that was open when this process was forked."""
-
-    __slots__ = ()
-
-    def end(self, end_time: int | None = None) -> None:
-        """The parent process ends it."""
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        pass
-
-
-class _CurrentSpanOfParent(CurrentSpan):
-    """A current span that was open when this process was forked."""
-
-    __slots__ = ()
-
-    def end(self, end_time: int | None = None) -> None:
-        """The parent process ends it."""
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        try:
-            _detach(self._token)
-            del self._token
-        except (AttributeError, RuntimeError, ValueError):
-            self._left_elsewhere()
 
 
 class _Nowhere:

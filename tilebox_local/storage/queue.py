@@ -67,9 +67,7 @@ class TelemetryQueue:
         self._room = threading.Event()
 
     def after_fork_in_child(self) -> None:
-        """Begin anew: what is queued is the parent's to store, and what is open is the parent's to end."""
-        for span in list(self.open_spans):
-            span.leave_to_parent()
+        """Begin anew: what is queued is the parent's to store, and what is open the parent's to end."""
         task_ids = self.task_ids  # a task that forks goes on here, too
         self.reset()
         self.task_ids = task_ids
