@@ -4,8 +4,8 @@
 -- existing store by tilebox_local/storage/migrations/NNNN_*.sql.
 --
 -- How to read it
---   People read the views at the end: jobs, tasks, spans, events, logs, runners. They show hex ids, ISO 8601 times in
---   UTC, durations in milliseconds and state names, and stay compatible from version to version.
+--   People read the views at the end: jobs, tasks, spans, events, logs, runners, writers, incidents. They show hex ids,
+--   ISO 8601 times in UTC, durations in milliseconds and state names, and stay compatible from version to version.
 --   The engine writes the tables named *_records. They are packed: numbers instead of names, signed 64-bit span ids,
 --   16-byte BLOBs for UUIDs and trace ids. They may change between versions.
 --
@@ -32,22 +32,39 @@
 -- The file itself
 -- ---------------------------------------------------------------------------------------------------------------
 
--- Facts about the file, one row each: 'created_ns', 'store_id' (UUID text), 'synced_ns' (the last commit that waited
--- for the disk; see ARCHITECTURE.md, Durability).
+-- Facts about the file, one row each: 'created_ns', 'store_id' (UUID text), 'commit_no' (transactions so far; who
+-- commits notes the number beside the file, too, in <file>.lock, so that commits that are missing later are noticed).
 CREATE TABLE store_records (
   key   TEXT NOT NULL PRIMARY KEY,
   value ANY  NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Processes that have written to this file. The counts change only when something was refused.
+-- Processes that have written to this file. Statistics are of this process, as of last_seen_ns.
 CREATE TABLE writer_records (
   writer_no         INTEGER PRIMARY KEY,
-  pid               INTEGER NOT NULL,             -- process id
   host              TEXT    NOT NULL,             -- host name
+  pid               INTEGER NOT NULL,             -- process id, within pid_namespace
+  process_start     TEXT    NOT NULL,             -- start time of the process as the kernel gives it; '' unknown
+  boot_id           TEXT    NOT NULL,             -- names the boot that *_boot_ns and pid belong to; '' unknown
+  pid_namespace     TEXT    NOT NULL,             -- pids of two namespaces cannot be compared; '' unknown
   opened_ns         INTEGER NOT NULL,             -- when the process first wrote
-  dropped_count     INTEGER NOT NULL DEFAULT 0,   -- spans, events and logs dropped because the queue was full
-  quarantined_count INTEGER NOT NULL DEFAULT 0    -- rows of this writer in quarantine_records
+  last_seen_ns      INTEGER NOT NULL,             -- a commit of it, at most a second before its last one
+  ended_ns          INTEGER,                      -- closed the file, or was last seen before it died; NULL: neither
+  has_crashed       INTEGER NOT NULL DEFAULT 0,   -- 1: died without closing the file; see incident_records
+  queued_count      INTEGER NOT NULL DEFAULT 0,   -- records (spans and logs) that wait in its memory
+  written_count     INTEGER NOT NULL DEFAULT 0,   -- spans, events and logs
+  dropped_count     INTEGER NOT NULL DEFAULT 0,   -- because the queue was full, or came after close()
+  quarantined_count INTEGER NOT NULL DEFAULT 0,   -- rows of this writer in quarantine_records
+  redacted_count    INTEGER NOT NULL DEFAULT 0,   -- secrets replaced by [REDACTED:rule]
+  transaction_count INTEGER NOT NULL DEFAULT 0,
+  failed_transaction_count INTEGER NOT NULL DEFAULT 0,  -- tried again, unless a caller was told
+  lock_wait_count   INTEGER NOT NULL DEFAULT 0,   -- times that another process was writing
+  lock_wait_duration_ns INTEGER NOT NULL DEFAULT 0,  -- altogether
+  max_lag_duration_ns INTEGER NOT NULL DEFAULT 0  -- longest time from taking records from the queue to their commit
 ) STRICT;
+
+-- Serves: processes that may have died.
+CREATE INDEX writer_records_open ON writer_records (writer_no) WHERE ended_ns IS NULL;
 
 -- Telemetry that could not be stored as it came: what it was and why. Its neighbours were stored.
 CREATE TABLE quarantine_records (
@@ -59,6 +76,29 @@ CREATE TABLE quarantine_records (
   content       TEXT    NOT NULL                  -- readable form, cut at 64 KiB
 ) STRICT;
 
+-- The flight recorder: what went wrong, kept when the telemetry it is about has been pruned. Kinds:
+--   'crash'        a process died without closing the file; one row per task that it was running, else one row
+--   'runner lost'  a task was taken from a runner whose process may live: it did not extend its lease, or did not report
+--   'tail lost'    commits that had happened are missing: power failure, damaged log, or an older copy of the file
+--   'gap'          records were dropped: the disk refused them or could not keep up
+CREATE TABLE incident_records (
+  incident_no   INTEGER PRIMARY KEY,
+  time_ns       INTEGER NOT NULL,                 -- when it was noticed
+  kind          TEXT    NOT NULL,
+  message       TEXT    NOT NULL,                 -- for people
+  writer_no     INTEGER REFERENCES writer_records,  -- the process that it is about; NULL: none
+  last_seen_ns  INTEGER,                          -- last sign of life: heartbeat, commit, span or log
+  runner_no     INTEGER REFERENCES runner_records,  -- NULL: no runner
+  task_no       INTEGER,                          -- NULL: no task was running
+  attempt       INTEGER,                          -- of the task
+  task_name     TEXT,
+  trace_no      INTEGER,                          -- of the span
+  span_id       INTEGER,                          -- deepest span that was open; NULL: none
+  span_path     TEXT,                             -- names of the open spans down to it: 'task/Tile > read > warp'
+  log_time_ns   INTEGER,                          -- last log record of the task, or of the process; NULL: none
+  log_body      TEXT
+) STRICT;
+
 -- ---------------------------------------------------------------------------------------------------------------
 -- Who: resources, runners, clusters
 -- ---------------------------------------------------------------------------------------------------------------
@@ -66,7 +106,8 @@ CREATE TABLE quarantine_records (
 -- OpenTelemetry resources: the attributes of a process that produces telemetry, stored once per process and service.
 CREATE TABLE resource_records (
   resource_no INTEGER PRIMARY KEY,
-  attributes  TEXT NOT NULL UNIQUE                -- JSON; service.name, service.instance.id, host.name, process.pid ...
+  attributes  TEXT NOT NULL UNIQUE,               -- JSON; service.name, service.instance.id, host.name, process.pid ...
+  writer_no   INTEGER REFERENCES writer_records   -- the process; NULL: it does not write itself
 ) STRICT;
 
 -- Instrumentation scopes: which library made a span or a log record. Row 1 is the tracer of this package.
@@ -93,19 +134,16 @@ CREATE UNIQUE INDEX cluster_records_by_slug ON cluster_records (slug) WHERE dele
 
 INSERT INTO cluster_records (cluster_no, slug, name, deletable) VALUES (1, 'default', 'Default', 0);
 
--- Runners: processes that claim and execute tasks. A runner is dead when its process is gone or its leases ran out.
+-- Runners: they claim and execute tasks; a process may have several. A runner is dead when its process is gone or its
+-- leases ran out.
 CREATE TABLE runner_records (
   runner_no         INTEGER PRIMARY KEY,
   resource_no       INTEGER NOT NULL REFERENCES resource_records,
   cluster_no        INTEGER NOT NULL REFERENCES cluster_records,
-  host              TEXT    NOT NULL,             -- host name
-  pid               INTEGER NOT NULL,             -- process id, within pid_namespace
-  process_start     TEXT    NOT NULL,             -- start time of the process as the kernel gives it; '' unknown
-  boot_id           TEXT    NOT NULL,             -- names the boot that *_boot_ns and pid belong to; '' unknown
-  pid_namespace     TEXT    NOT NULL,             -- pids of two namespaces cannot be compared; '' unknown
+  writer_no         INTEGER NOT NULL REFERENCES writer_records,  -- its process
   started_ns        INTEGER NOT NULL,
   last_seen_ns      INTEGER NOT NULL,             -- last claim, report or heartbeat
-  stopped_ns        INTEGER                       -- NULL: running, or died without saying so
+  stopped_ns        INTEGER                       -- stopped, or was last seen before it died; NULL: neither
 ) STRICT;
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -525,8 +563,8 @@ CREATE VIEW runners AS
 SELECT
   json_extract(s.attributes, '$."service.instance.id"') AS runner,
   json_extract(s.attributes, '$."service.name"') AS service,
-  r.host,
-  r.pid,
+  w.host,
+  w.pid,
   c.slug AS cluster,
   strftime('%Y-%m-%dT%H:%M:%S', r.started_ns / 1000000000, 'unixepoch')
     || printf('.%09dZ', r.started_ns % 1000000000) AS started_at,
@@ -534,9 +572,54 @@ SELECT
     || printf('.%09dZ', r.last_seen_ns % 1000000000) AS last_seen_at,
   strftime('%Y-%m-%dT%H:%M:%S', r.stopped_ns / 1000000000, 'unixepoch')
     || printf('.%09dZ', r.stopped_ns % 1000000000) AS stopped_at,
+  w.has_crashed,
   (SELECT count(*) FROM task_records t WHERE t.state = 2 AND t.runner_no = r.runner_no) AS running_tasks,
   s.attributes,
   r.runner_no
 FROM runner_records r
+JOIN writer_records w ON w.writer_no = r.writer_no
 JOIN resource_records s ON s.resource_no = r.resource_no
 JOIN cluster_records c ON c.cluster_no = r.cluster_no;
+
+-- Processes that have written to this file, and how they fared.
+CREATE VIEW writers AS
+SELECT
+  w.host,
+  w.pid,
+  strftime('%Y-%m-%dT%H:%M:%S', w.opened_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', w.opened_ns % 1000000000) AS opened_at,
+  strftime('%Y-%m-%dT%H:%M:%S', w.last_seen_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', w.last_seen_ns % 1000000000) AS last_seen_at,
+  strftime('%Y-%m-%dT%H:%M:%S', w.ended_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', w.ended_ns % 1000000000) AS ended_at,
+  w.has_crashed,
+  w.queued_count AS queued, w.written_count AS written, w.dropped_count AS dropped, w.quarantined_count AS quarantined,
+  w.redacted_count AS redacted, w.transaction_count AS transactions, w.failed_transaction_count AS failed_transactions,
+  w.lock_wait_count AS lock_waits, w.lock_wait_duration_ns / 1e6 AS lock_wait_ms,
+  w.max_lag_duration_ns / 1e6 AS max_lag_ms,
+  w.writer_no
+FROM writer_records w;
+
+-- What went wrong, oldest first as it is stored: crashes and what was going on, lost commits, dropped records.
+CREATE VIEW incidents AS
+SELECT
+  strftime('%Y-%m-%dT%H:%M:%S', i.time_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', i.time_ns % 1000000000) AS time,
+  i.kind,
+  i.message,
+  w.host,
+  w.pid,
+  i.task_name,
+  (SELECT t.task_id_text FROM task_records t WHERE t.task_no = i.task_no) AS task_id,
+  i.attempt,
+  i.span_path,
+  i.log_body AS last_log,
+  strftime('%Y-%m-%dT%H:%M:%S', i.log_time_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', i.log_time_ns % 1000000000) AS last_log_at,
+  strftime('%Y-%m-%dT%H:%M:%S', i.last_seen_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', i.last_seen_ns % 1000000000) AS last_seen_at,
+  (i.time_ns - i.last_seen_ns) / 1e6 AS unseen_ms,
+  i.runner_no,
+  i.incident_no
+FROM incident_records i
+LEFT JOIN writer_records w ON w.writer_no = i.writer_no;

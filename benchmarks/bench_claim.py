@@ -53,8 +53,13 @@ class Queue:
             check_equal("queued tasks", connection.execute("SELECT sum(ready) FROM task_records").get, count)
 
     def _register(self, connection: apsw.Connection) -> int:
-        resource_no = self._store.writer.number_resource(connection, self._resource)
-        return register_runner(connection, resource_no=resource_no, cluster_no=1, now_ns=clock.wall_ns())
+        return register_runner(
+            connection,
+            resource_no=self._store.writer.number_resource(connection, self._resource),
+            cluster_no=1,
+            writer_no=self._store.writer.number_writer(connection),
+            now_ns=clock.wall_ns(),
+        )
 
     def claim(self, *, beside: bool) -> dict[str, float]:
         """Microseconds per claim, median; and given back."""

@@ -10,6 +10,7 @@ from tilebox_local.cache import NoCache
 from tilebox_local.clusters.client import ClusterClient, to_cluster_slug
 from tilebox_local.data import RunnerContext
 from tilebox_local.engine.clusters import cluster_no
+from tilebox_local.engine.crashes import tidy_up
 from tilebox_local.errors import ArgumentError, StoreClosedError
 from tilebox_local.jobs.client import JobClient
 from tilebox_local.observability._logging import StructuredLogger, task_logger
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from tilebox_local.automations.client import AutomationClient
     from tilebox_local.cache import JobCache
     from tilebox_local.data import Cluster
+    from tilebox_local.storage.bookkeeping import WriterStats
     from tilebox_local.storage.store import Store
-    from tilebox_local.storage.writer import WriterStats
     from tilebox_local.storage_locations.client import StorageLocationClient
     from tilebox_local.workflows.client import WorkflowClient
 
@@ -75,6 +76,7 @@ class Client:
         if str(os.fspath(chosen)).startswith(("http://", "https://")):
             raise ArgumentError(f"{chosen!r} is a URL; a local store is a file, such as 'tilebox.db'.")
         self._store = open_store(chosen, full_sync=durability == "full")
+        tidy_up(self._store)
         self._resource = self._store.resource(name)
         self._tracer = WorkflowTracer(self._store.writer.queue, self._resource)
         self._is_closed = False

@@ -7,6 +7,7 @@ TileboxLocalError
 │   ├── StoreBusyError            a reader waited longer than its timeout for another process
 │   ├── StoreFullError            the disk is full, or the file may not grow
 │   ├── StoreCorruptError         SQLite reports a damaged file
+│   ├── StoreReplacedError        the file was deleted or replaced under an open client
 │   ├── NotATileboxStoreError     a database or file of somebody else; never written to
 │   └── SchemaVersionError        written by a newer version of this package
 ├── NotFoundError (KeyError)      no such job, task or cluster
@@ -33,6 +34,7 @@ __all__ = [
     "StoreError",
     "StoreFullError",
     "StoreOpenError",
+    "StoreReplacedError",
     "TileboxLocalError",
     "hosted_only",
 ]
@@ -45,6 +47,7 @@ class TileboxLocalError(Exception):
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message if hint is None else f"{message} {hint}")
+        self.message = message
         self.hint = hint
 
     def __str__(self) -> str:
@@ -86,6 +89,12 @@ class StoreCorruptError(StoreError):
     """SQLite reports that the file is damaged."""
 
     code = "store_corrupt"
+
+
+class StoreReplacedError(StoreError):
+    """The file, or its write-ahead log, was deleted, renamed or replaced while it was open."""
+
+    code = "store_replaced"
 
 
 class NotATileboxStoreError(StoreError):

@@ -4,7 +4,7 @@ from functools import partial
 from typing import ClassVar
 
 from tilebox_local import Task, clock
-from tilebox_local.engine.runners import lose_tasks_of_dead_runners
+from tilebox_local.engine.crashes import bury, find_remains
 from tilebox_local.engine.tasks import (
     claim_task,
     complete_task,
@@ -125,5 +125,10 @@ class Engine:
 
     def look_for_lost(self):
         """Queue the tasks of dead runners again, as seen by a process without runners of its own; how many."""
-        look = partial(lose_tasks_of_dead_runners, own_runners=(), now_ns=clock.wall_ns(), boot_ns=clock.boot_ns())
+
+        def look(connection):
+            remains = find_remains(connection, own_runners=(), boot_ns=clock.boot_ns())
+            bury(connection, remains, now_ns=clock.wall_ns())
+            return len(remains.tasks)
+
         return self.store.transact(look)

@@ -66,6 +66,7 @@ PLANS = {
     "running_tasks": [
         "SCAN t USING INDEX task_records_running",
         "SEARCH r USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN",
+        "SEARCH w USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN",
     ],
     "open_spans_of_task": [
         "SEARCH span_records USING INDEX span_records_open (trace_no=? AND task_no=?)",

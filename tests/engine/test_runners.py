@@ -23,8 +23,9 @@ from tilebox_local import Client, clock, ids
 from tilebox_local.catalog import run
 from tilebox_local.data import JobState, ProgressIndicator
 from tilebox_local.engine import jobs as engine_jobs
-from tilebox_local.engine.runners import is_dead, process_identity, register_runner
+from tilebox_local.engine.runners import register_runner
 from tilebox_local.errors import StoreError
+from tilebox_local.process import is_dead, process_identity
 from tilebox_local.runner import task_runner
 from tilebox_local.storage import watch
 from tilebox_local.storage.watch import ChangeWatch
@@ -304,7 +305,7 @@ def test_stopped_runner_left_a_task(script, engine):
     script.submit()
     engine.claim(runner_no=register(engine))
     engine.store.transact(
-        lambda connection: connection.execute("UPDATE runner_records SET pid_namespace = 'elsewhere'").fetchall()
+        lambda connection: connection.execute("UPDATE writer_records SET pid_namespace = 'elsewhere'").fetchall()
     )
     script.client.runner(tasks=[]).run_all()
     assert script.states() == {"root": "RUNNING"}
@@ -317,8 +318,12 @@ def register(engine):
     """Register a runner of this process; its number."""
 
     def register(connection):
-        resource_no = engine.store.writer.number_resource(connection, engine.store.resource("test"))
-        return register_runner(connection, resource_no=resource_no, cluster_no=1, now_ns=clock.wall_ns())
+        writer = engine.store.writer
+        resource_no = writer.number_resource(connection, engine.store.resource("test"))
+        writer_no = writer.number_writer(connection)
+        return register_runner(
+            connection, resource_no=resource_no, cluster_no=1, writer_no=writer_no, now_ns=clock.wall_ns()
+        )
 
     return engine.store.transact(register)
 
@@ -573,7 +578,8 @@ def test_span_of_killed_runner_ends_with_its_last_sign(shared, start):
     wait_until(shared, has_open_spans(shared, job, 2))
     killed.send(signal.SIGKILL)
     killed.end()
-    ((seen_ns,),) = runners_of(shared, "(SELECT last_seen_ns FROM runner_records WHERE runner_no = 1)")[:1]
+    seen = "SELECT max(r.last_seen_ns, w.last_seen_ns) FROM runner_records r JOIN writer_records w USING (writer_no)"
+    ((seen_ns,),) = runners_of(shared, f"({seen} WHERE runner_no = 1)")[:1]
     shared.runner(tasks=runner_process.TASKS).run_all()
     task, user = shared.jobs().query_spans(job)[1:3]
     last_sign = max(clock.ns_to_datetime(seen_ns), user.start_time)

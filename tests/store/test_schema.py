@@ -42,6 +42,7 @@ TABLES = {
     "group_dependency_records": (1, 1),
     "group_records": (1, 0),
     "identifier_records": (1, 0),
+    "incident_records": (1, 0),
     "job_records": (1, 0),
     "log_records": (1, 1),
     "progress_records": (1, 1),
@@ -58,15 +59,20 @@ TABLES = {
 # People have these in their scripts: columns may be added at the end of a view, but none may go.
 VIEWS = {
     "events": "time name attributes trace_id span_id job_name job_id time_ns job_no",
+    "incidents": "time kind message host pid task_name task_id attempt span_path last_log last_log_at last_seen_at "
+    "unseen_ms runner_no incident_no",
     "jobs": "job_id name state submitted_at started_at stopped_at elapsed_ms compute_ms tasks queued running computed "
     "failed skipped failed_optional trace_id job_no",
     "logs": "time severity body attributes trace_id span_id task_id job_name job_id runner logger severity_number "
     "time_ns job_no",
-    "runners": "runner service host pid cluster started_at last_seen_at stopped_at running_tasks attributes runner_no",
+    "runners": "runner service host pid cluster started_at last_seen_at stopped_at has_crashed running_tasks "
+    "attributes runner_no",
     "spans": "name duration_ms status status_message start_time end_time trace_id span_id parent_span_id kind "
     "attributes links task_id job_name job_id runner scope start_ns end_ns duration_ns job_no",
     "tasks": "task_id name version state display input cluster submitted_at started_at stopped_at duration_ms "
     "queue_wait_ms attempts retries crashes max_retries optional job_name job_id parent_id runner_no task_no job_no",
+    "writers": "host pid opened_at last_seen_at ended_at has_crashed queued written dropped quarantined redacted "
+    "transactions failed_transactions lock_waits lock_wait_ms max_lag_ms writer_no",
 }
 
 
@@ -126,7 +132,7 @@ def test_fresh_store_holds_the_rows_that_code_relies_on(path: Path, monkeypatch:
         rows = {name: connection.execute(f"SELECT * FROM {name}").fetchall() for name in TABLES}
     facts = dict(rows.pop("store_records"))
     assert str(UUID(facts.pop("store_id"))) != str(UUID(int=0))
-    assert facts == {"created_ns": 1_700_000_000_000_000_001, "synced_ns": 0}
+    assert facts == {"created_ns": 1_700_000_000_000_000_001, "commit_no": 0}
     assert {name: found for name, found in rows.items() if found} == {
         "scope_records": [(1, "tilebox.com/observability", "")],
         "cluster_records": [(1, "default", "Default", None, 0, None)],
@@ -309,17 +315,19 @@ client.close()
 """
     with start(script, path) as process:
         job_id = read_line(process)
-        rows = {name: json.loads(cli(path, "-json", f"SELECT * FROM {name}")) for name in VIEWS}
+        rows = {name: json.loads(cli(path, "-json", f"SELECT * FROM {name}") or "[]") for name in VIEWS}
         assert process.communicate("") == ("", "")
     assert {name: [list(row) for row in found] for name, found in rows.items()} == {
         name: [columns.split()] * count
         for name, count, columns in [
             ("events", 2, VIEWS["events"]),
+            ("incidents", 0, VIEWS["incidents"]),
             ("jobs", 1, VIEWS["jobs"]),
             ("logs", 1, VIEWS["logs"]),
             ("runners", 1, VIEWS["runners"]),
             ("spans", 3, VIEWS["spans"]),
             ("tasks", 1, VIEWS["tasks"]),
+            ("writers", 1, VIEWS["writers"]),
         ]
     }
     assert {row["job_id"] for name in ("events", "jobs", "logs", "spans", "tasks") for row in rows[name]} == {job_id}
@@ -337,6 +345,7 @@ client.close()
         for name, value in row.items()
         if name.endswith("_at") or name in ("time", "start_time", "end_time")
     ]
+    assert times.pop(times.index(None)) is rows["writers"][0]["ended_at"]  # the client is still open
     assert all(iso.fullmatch(value) for value in times)
 
 
@@ -610,9 +619,9 @@ def test_first_open_by_many_processes(path: Path) -> None:
     """Eight processes that open a new path at the same time make one store, and none of them sees an error."""
     assert run_together(RACE, [(path, number) for number in range(8)]) == [("", "", 0)] * 8
     assert outside(path, "SELECT key, count(*) FROM store_records GROUP BY key") == [
+        ("commit_no", 1),
         ("created_ns", 1),
         ("store_id", 1),
-        ("synced_ns", 1),
     ]
     assert outside(path, "SELECT name FROM span_records ORDER BY name") == [(str(n),) for n in range(8)]
     assert outside(path, "SELECT count(*) FROM writer_records") == [(8,)]

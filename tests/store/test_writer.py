@@ -392,7 +392,10 @@ def test_a_process_registers_when_it_first_writes_telemetry(store: Store, monkey
     for _ in range(2):
         make_spans(WorkflowTracer(store.writer.queue, Reference("{}")), 1)
         store.flush()
-    assert rows(store, "SELECT * FROM writer_records") == [(1, os.getpid(), platform.node(), 789, 0, 0)]
+    columns = "writer_no, pid, host, opened_ns, last_seen_ns, ended_ns, has_crashed"
+    assert rows(store, f"SELECT {columns} FROM writer_records") == [
+        (1, os.getpid(), platform.node(), 789, 789, None, 0)
+    ]
 
 
 def test_stats(store: Store, tracer: WorkflowTracer) -> None:
@@ -401,8 +404,8 @@ def test_stats(store: Store, tracer: WorkflowTracer) -> None:
         with tracer.span("span") as span:
             span.add_event("event")
         store.writer.queue.append_log(log_item(store, "log"))
-        assert store.stats() == WriterStats(2, 0, 0, 0, 0, 0, 0)
+        assert store.stats() == WriterStats(2, 0, 0, 0, 0, 0, 0, 0, 0, 0)
     store.flush()
     stats = store.stats()
-    assert stats == WriterStats(0, 3, 0, 0, stats.transaction_count, 0, 0)
+    assert stats == WriterStats(0, 3, 0, 0, 0, stats.transaction_count, 0, 0, 0, stats.max_lag_duration_ns)
     assert stats.transaction_count in (2, 3)

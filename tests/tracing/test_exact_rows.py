@@ -151,7 +151,7 @@ def test_event_and_log_records(client: Client) -> None:
         (1, LOGGED_2, (1 << 40) + 2, 0x12, 17, "ERROR", "no key", 1, 1, 1, 1, 2, KEY_ERROR),
     ]
     assert table(client, "SELECT * FROM trace_records") == [(0, bytes(16), None), (1, TRACE.to_bytes(16, "big"), 1)]
-    assert table(client, "SELECT * FROM resource_records") == [(1, resource_key(RESOURCE))]
+    assert table(client, "SELECT * FROM resource_records") == [(1, resource_key(RESOURCE), 1)]
     assert table(client, "SELECT * FROM scope_records") == [
         (1, "tilebox.com/observability", ""),
         (2, "tilebox.workflows.tasks", ""),

@@ -28,7 +28,9 @@ with Client(sys.argv[1], name=sys.argv[2] if len(sys.argv) > 2 else None) as cli
 
 def resources(client: Client) -> list[dict[str, object]]:
     """All resources in the store, in the order of their first use."""
-    return [orjson.loads(text) for (text,) in table(client, "SELECT attributes FROM resource_records")]
+    return [
+        orjson.loads(text) for (text,) in table(client, "SELECT attributes FROM resource_records ORDER BY resource_no")
+    ]
 
 
 def test_attributes(client: Client) -> None:

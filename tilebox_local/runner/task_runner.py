@@ -15,7 +15,8 @@ from uuid import UUID
 from tilebox_local import clock
 from tilebox_local.catalog import run, value
 from tilebox_local.data import ComputedTask, FailedTask, TaskIdentifier, TaskLease, parse_version
-from tilebox_local.engine.runners import end_open_spans, find_lost_tasks, lose_tasks_of_dead_runners, register_runner
+from tilebox_local.engine.crashes import bury, find_remains
+from tilebox_local.engine.runners import end_open_spans, open_spans_of_task, register_runner
 from tilebox_local.engine.tasks import (
     ClaimedJob,
     ClaimedTask,
@@ -176,7 +177,7 @@ class TaskRunner:
         """Wait until there may be something to claim. An idle runner reads; it takes no write lock in vain."""
         while not shutdown.is_stopping:
             self._check_open()
-            if self._has_claimable() or self._has_lost():
+            if self._has_claimable() or self._has_remains():
                 claimed = self._step(None, None, claims=True)
                 if claimed is not None:
                     return claimed
@@ -199,14 +200,14 @@ class TaskRunner:
                 for identifier in self._kinds.numbers
             )
 
-    def _has_lost(self) -> bool:
-        """Whether a task is to be given up, if it is time to look."""
+    def _has_remains(self) -> bool:
+        """Whether there is something to tidy up after others, if it is time to look."""
         now = clock.monotonic_ns()
         if now - self._looked_around_at < _LOOK_AROUND_EVERY_NS:
             return False
         self._looked_around_at = now
         with self._store.read() as connection:
-            return bool(find_lost_tasks(connection, own_runners=self._store.running_here, boot_ns=clock.boot_ns()))
+            return bool(find_remains(connection, own_runners=self._store.running_here, boot_ns=clock.boot_ns()))
 
     def _execute(self, claimed: ClaimedTask, shutdown: GracefulShutdown) -> ComputedTask | FailedTask:
         identifier = self._kinds.classes[claimed.identifier_no]
@@ -332,9 +333,8 @@ class TaskRunner:
         return _Kinds(len(classes), last, tuple(names), names)
 
     def _give_up_lost(self, connection: apsw.Connection) -> None:
-        lose_tasks_of_dead_runners(
-            connection, own_runners=self._store.running_here, now_ns=clock.wall_ns(), boot_ns=clock.boot_ns()
-        )
+        remains = find_remains(connection, own_runners=self._store.running_here, boot_ns=clock.boot_ns())
+        bury(connection, remains, now_ns=clock.wall_ns())
 
     def _give_back(self) -> None:
         """Queue the running task again; it counts neither as a retry nor as a crash."""
@@ -375,7 +375,7 @@ class TaskRunner:
             for span in list(writer.queue.open_spans):
                 if span.task_no == active.task_no:
                     writer.write_span(connection, span)
-            end_open_spans(connection, task_no=active.task_no, end_ns=now_ns, reason=reason)
+            end_open_spans(connection, open_spans_of_task(connection, active.task_no), end_ns=now_ns, reason=reason)
 
         self._store.transact(abandon)
 
@@ -387,9 +387,13 @@ class TaskRunner:
         resource = self._executor.resource
 
         def register(connection: apsw.Connection) -> int:
-            resource_no = self._store.writer.number_resource(connection, resource)
+            writer = self._store.writer
             return register_runner(
-                connection, resource_no=resource_no, cluster_no=self._cluster_no, now_ns=clock.wall_ns()
+                connection,
+                resource_no=writer.number_resource(connection, resource),
+                cluster_no=self._cluster_no,
+                writer_no=writer.number_writer(connection),
+                now_ns=clock.wall_ns(),
             )
 
         runner_no = self._runner_no = self._store.transact(register)

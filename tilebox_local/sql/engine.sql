@@ -171,14 +171,82 @@ UPDATE task_records SET lease_expires_boot_ns = :lease_expires_boot_ns
 
 -- name: running_tasks
 -- Few rows at any time: one per task that runs now. Uses task_records_running.
-SELECT t.task_no, t.attempt, t.lease_expires_boot_ns, t.runner_no,
-       r.host, r.pid, r.process_start, r.boot_id, r.pid_namespace, r.stopped_ns
-FROM task_records t LEFT JOIN runner_records r ON r.runner_no = t.runner_no
+SELECT t.task_no, t.attempt, t.lease_expires_boot_ns, t.runner_no, r.stopped_ns, w.writer_no,
+       w.host, w.pid, w.process_start, w.boot_id, w.pid_namespace
+FROM task_records t
+LEFT JOIN runner_records r ON r.runner_no = t.runner_no
+LEFT JOIN writer_records w ON w.writer_no = r.writer_no
 WHERE t.state = 2
+
+-- name: suspect_writers
+-- Processes that have not said that they are done, and those of open spans: few. Uses writer_records_open and
+-- span_records_open.
+SELECT writer_no, ended_ns, host, pid, process_start, boot_id, pid_namespace
+FROM writer_records
+WHERE writer_no IN (
+  SELECT writer_no FROM writer_records WHERE ended_ns IS NULL
+  UNION
+  SELECT r.writer_no FROM span_records s INDEXED BY span_records_open
+  JOIN resource_records r ON r.resource_no = s.resource_no
+  WHERE s.duration_ns IS NULL)
+
+-- name: open_spans_of_process
+-- Of all writers that this process has been, since a resource names the first one only. Uses span_records_open.
+SELECT s.trace_no, s.start_ns, s.span_id, s.parent_span_id, s.name
+FROM span_records s INDEXED BY span_records_open
+JOIN resource_records r ON r.resource_no = s.resource_no
+JOIN writer_records w ON w.writer_no = r.writer_no
+JOIN writer_records dead ON dead.writer_no = :writer_no
+WHERE s.duration_ns IS NULL
+  AND (w.pid, w.process_start, w.boot_id, w.pid_namespace)
+    = (dead.pid, dead.process_start, dead.boot_id, dead.pid_namespace)
+ORDER BY s.start_ns, s.span_id
+
+-- name: last_sign_in_trace
+-- The newest time among the spans and logs that the process of an open span has stored in its trace since it began.
+SELECT max(seen_ns) FROM (
+  SELECT max(s.start_ns + coalesce(s.duration_ns, 0)) AS seen_ns
+  FROM span_records o JOIN span_records s
+    ON s.trace_no = o.trace_no AND s.start_ns >= o.start_ns AND s.resource_no = o.resource_no
+  WHERE o.trace_no = :trace_no AND o.start_ns = :start_ns AND o.span_id = :span_id
+  UNION ALL
+  SELECT max(l.time_ns)
+  FROM span_records o JOIN log_records l
+    ON l.trace_no = o.trace_no AND l.time_ns >= o.start_ns AND l.resource_no = o.resource_no
+  WHERE o.trace_no = :trace_no AND o.start_ns = :start_ns AND o.span_id = :span_id
+)
+
+-- name: last_log_in_trace
+-- The newest log record that a process, or a task (unless NULL), has emitted in a trace since an instant.
+SELECT l.time_ns, l.body FROM log_records l
+WHERE l.trace_no = :trace_no AND l.time_ns >= :start_ns
+  AND l.resource_no = (SELECT s.resource_no FROM span_records s
+                       WHERE s.trace_no = :trace_no AND s.start_ns = :start_ns AND s.span_id = :span_id)
+ORDER BY l.time_ns DESC, l.log_no DESC LIMIT 1
+
+-- name: last_log_of_attempt
+-- The newest log record of a task since its attempt began.
+SELECT l.time_ns, l.body
+FROM task_records t JOIN trace_records r ON r.job_no = t.job_no
+CROSS JOIN log_records l ON l.trace_no = r.trace_no AND l.time_ns >= t.started_ns AND l.task_no = t.task_no
+WHERE t.task_no = ?
+ORDER BY l.time_ns DESC, l.log_no DESC LIMIT 1
+
+-- name: name_of_task
+SELECT i.name FROM task_records t JOIN identifier_records i ON i.identifier_no = t.identifier_no WHERE t.task_no = ?
+
+-- name: writer_last_seen
+SELECT last_seen_ns FROM writer_records WHERE writer_no = ?
+
+-- name: writer_crashed
+UPDATE writer_records SET ended_ns = :last_seen_ns, has_crashed = 1 WHERE writer_no = :writer_no AND ended_ns IS NULL
+
+-- name: runners_crashed
+UPDATE runner_records SET stopped_ns = last_seen_ns WHERE writer_no = ? AND stopped_ns IS NULL
 
 -- name: open_spans_of_task
 -- Uses span_records_open, which an UPDATE of duration_ns could not.
-SELECT trace_no, start_ns, span_id FROM span_records INDEXED BY span_records_open
+SELECT trace_no, start_ns, span_id, parent_span_id, name FROM span_records INDEXED BY span_records_open
 WHERE duration_ns IS NULL AND task_no = :task_no
   AND trace_no = (SELECT trace_no FROM trace_records r JOIN task_records t ON t.job_no = r.job_no
                   WHERE t.task_no = :task_no)
@@ -191,8 +259,8 @@ UPDATE span_records
 
 -- name: insert_runner
 INSERT INTO runner_records
-  (resource_no, cluster_no, host, pid, process_start, boot_id, pid_namespace, started_ns, last_seen_ns)
-VALUES (:resource_no, :cluster_no, :host, :pid, :process_start, :boot_id, :pid_namespace, :now_ns, :now_ns)
+  (resource_no, cluster_no, writer_no, started_ns, last_seen_ns)
+VALUES (:resource_no, :cluster_no, :writer_no, :now_ns, :now_ns)
 RETURNING runner_no
 
 -- name: runner_seen

@@ -44,16 +44,41 @@ ON CONFLICT DO NOTHING
 INSERT INTO quarantine_records (writer_no, time_ns, kind, reason, content) VALUES (?, ?, ?, ?, ?)
 
 -- name: insert_writer
-INSERT INTO writer_records (pid, host, opened_ns) VALUES (?, ?, ?) RETURNING writer_no
+INSERT INTO writer_records (host, pid, process_start, boot_id, pid_namespace, opened_ns, last_seen_ns)
+VALUES (:host, :pid, :process_start, :boot_id, :pid_namespace, :now_ns, :now_ns)
+RETURNING writer_no
 
--- name: count_refused
+-- name: writer_seen
+-- What the process says about itself; the counts since it opened the file.
 UPDATE writer_records
-   SET dropped_count = dropped_count + ?, quarantined_count = quarantined_count + ?
- WHERE writer_no = ?
+   SET last_seen_ns = :now_ns, ended_ns = :ended_ns, queued_count = :queued_count, written_count = :written_count,
+       dropped_count = :dropped_count, quarantined_count = :quarantined_count, redacted_count = :redacted_count,
+       transaction_count = :transaction_count, failed_transaction_count = :failed_transaction_count,
+       lock_wait_count = :lock_wait_count, lock_wait_duration_ns = :lock_wait_duration_ns,
+       max_lag_duration_ns = :max_lag_duration_ns
+ WHERE writer_no = :writer_no
 
--- name: mark_synced
--- The write that a commit with synchronous=FULL carries when nothing else is to be written.
-UPDATE store_records SET value = ? WHERE key = 'synced_ns'
+-- name: next_commit_no
+-- In every transaction; also what a commit with synchronous=FULL carries when nothing else is to be written.
+UPDATE store_records SET value = value + 1 WHERE key = 'commit_no' RETURNING value
+
+-- name: commit_no
+SELECT value FROM store_records WHERE key = 'commit_no'
+
+-- name: store_id
+SELECT value FROM store_records WHERE key = 'store_id'
+
+-- name: insert_incident
+INSERT INTO incident_records
+  (time_ns, kind, message, writer_no, last_seen_ns, runner_no, task_no, attempt, task_name, trace_no, span_id, span_path,
+   log_time_ns, log_body)
+VALUES (:time_ns, :kind, :message, :writer_no, :last_seen_ns, :runner_no, :task_no, :attempt, :task_name, :trace_no,
+        :span_id, :span_path, :log_time_ns, :log_body)
+RETURNING incident_no
+
+-- name: extend_gap
+-- Records are still being dropped.
+UPDATE incident_records SET time_ns = ?, message = ? WHERE incident_no = ?
 
 -- name: find_jobless_traces
 SELECT trace_id, trace_no FROM trace_records WHERE job_no IS NULL AND trace_id IN (VALUES :rows)
@@ -83,7 +108,7 @@ INSERT INTO trace_records (trace_id, job_no) VALUES (?, ?) RETURNING trace_no
 SELECT resource_no FROM resource_records WHERE attributes = ?
 
 -- name: insert_resource
-INSERT INTO resource_records (attributes) VALUES (?) RETURNING resource_no
+INSERT INTO resource_records (attributes, writer_no) VALUES (?, ?) RETURNING resource_no
 
 -- name: find_scope
 SELECT scope_no FROM scope_records WHERE name = ? AND version = ?

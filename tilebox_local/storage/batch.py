@@ -6,8 +6,7 @@ that still fails is repaired, else quarantined with the reason. Owned by the wri
 
 from __future__ import annotations
 
-import os
-import platform
+from dataclasses import asdict
 from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import apsw
 
 from tilebox_local import clock
 from tilebox_local.catalog import run, sql, value
+from tilebox_local.process import process_identity
 from tilebox_local.storage import rows
 from tilebox_local.storage.attributes import clean_text, encodable, text_of
 from tilebox_local.storage.rows import Scope
@@ -67,15 +67,13 @@ class Batch:
         self.new_quarantined_count = 0
         self._numbered: list[TraceScope | Reference | _Provisional] = []
         self._loggers: dict[str, Scope] = {}
-        self._inserted = 0
+        self.inserted_count = 0  # in the transaction under way
 
     def __len__(self) -> int:
         return len(self.span_rows) + len(self.spans) + len(self.logs)
 
     def insert(self, connection: apsw.Connection) -> None:
         """Insert everything. Delivering a record twice stores it once."""
-        self.new_quarantined_count = 0
-        self._inserted = 0
         self._insert_rows(connection, "span", "insert_spans", self.span_rows)
         self.insert_spans(connection, self.spans + self.open_spans)
         if self.logs:
@@ -108,9 +106,9 @@ class Batch:
         """The transaction is durable: forget the records."""
         for span in self.open_spans:
             span.is_written = True
-        self.written_count += self._inserted
+        self.written_count += self.inserted_count
         self.quarantined_count += self.new_quarantined_count
-        self._inserted = self.new_quarantined_count = 0
+        self.inserted_count = self.new_quarantined_count = 0
         self.span_rows, self.spans, self.logs, self.open_spans = [], [], [], []
         for numbered in self._numbered:
             numbered.publish()
@@ -129,6 +127,7 @@ class Batch:
         """The transaction is rolled back: take back the numbers it gave."""
         self.rollback_to(0)
         self.open_spans = []
+        self.inserted_count = self.new_quarantined_count = 0
 
     # -- numbers ------------------------------------------------------------------------------------------------
 
@@ -179,7 +178,8 @@ class Batch:
         if resource.no is None:
             resource.no = value(connection, "find_resource", (resource.key,))
             if resource.no is None:
-                resource.no = value(connection, "insert_resource", (resource.key,))
+                row = resource.key, self.number_writer(connection)
+                resource.no = value(connection, "insert_resource", row)
             self._numbered.append(resource)
         return resource.no
 
@@ -193,7 +193,7 @@ class Batch:
     def number_writer(self, connection: apsw.Connection) -> int:
         """Row of this process in writer_records, inserted before the first use."""
         if self.writer_no is None:
-            row = (os.getpid(), platform.node(), clock.wall_ns())
+            row = {**asdict(process_identity()), "now_ns": clock.wall_ns()}
             self.writer_no = value(connection, "insert_writer", row)
             self._numbered.append(_Provisional(self._forget_writer))
         number: int = self.writer_no
@@ -210,7 +210,7 @@ class Batch:
         for chunk in _chunks(rows_to_insert):
             try:
                 _execute(connection, name, chunk)
-                self._inserted += len(chunk)
+                self.inserted_count += len(chunk)
             except STORE_ERRORS:
                 raise
             except Exception:  # noqa: BLE001 -- an unfit row; find it
@@ -238,7 +238,7 @@ class Batch:
                     return  # still open: it is judged when it ends
                 self._quarantine(connection, kind, error, repaired)
                 return
-        self._inserted += 1
+        self.inserted_count += 1
 
     def _quarantine(self, connection: apsw.Connection, kind: str, error: Exception, row: tuple[Any, ...]) -> None:
         reason = text_of(f"{type(error).__name__}: {text_of(error)}")

@@ -3,15 +3,23 @@
 A checkpoint waits for the disk twice. Done by a committing writer, as SQLite does it, that takes 20 to 30 ms every few
 hundred transactions. So a thread copies in the background what has been committed, and the writer only finishes the
 rest, which must be done by a committer: only when nothing is left to copy does the log start over.
+
+A reader that stays in one transaction keeps the log from starting over, for as long as it likes; nothing bounds the log
+meanwhile. So a log that has grown large is told about, with who reads, and started over between readers that overlap;
+one that has grown very large interrupts the readers of this process. A log that nobody writes to any more is emptied.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from typing import TYPE_CHECKING
 
 import apsw
+
+from tilebox_local import clock
+from tilebox_local.storage.connection import impatient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +30,14 @@ _BACKGROUND_PAGES = 1000
 _COMMITTER_PAGES = 4000
 _OVERDUE_PAGES = 8000
 _PATIENCE_S = 1.0  # a fork holds the lock, too, and waits for the committer
+_LARGE_PAGES = 16_384  # 64 MiB
+_HUGE_PAGES = 262_144  # 1 GiB
+_RESTART_EVERY_NS = 5_000_000_000
+_RESTART_PATIENCE_S = 0.1  # writers wait as long
+_WARN_EVERY_NS = 60_000_000_000
+_PAGE_BYTES = 4096
+
+_log = logging.getLogger("tilebox.workflows.internal")
 
 
 class Checkpointer:
@@ -29,10 +45,19 @@ class Checkpointer:
 
     Args:
         connect: Opens a connection of the same file, for the background thread.
+        name_readers: Names who is in the middle of reading, for messages.
+        interrupt_readers: Ends what this process is reading, with an error for whoever reads.
     """
 
-    def __init__(self, connect: Callable[[], apsw.Connection]) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], apsw.Connection],
+        name_readers: Callable[[], str],
+        interrupt_readers: Callable[[], None],
+    ) -> None:
         self._connect = connect
+        self._name_readers = name_readers
+        self._interrupt_readers = interrupt_readers
         self._reset()
 
     def _reset(self) -> None:
@@ -42,6 +67,9 @@ class Checkpointer:
         self._connection: apsw.Connection | None = None
         self._lock = threading.Lock()  # held during a checkpoint, and from before a fork until after it
         self._requested_at = 0  # pages in the log when the background thread was last asked
+        self._pages = 0  # in the log after the last commit of this process
+        self._restarted_at = 0
+        self._warned_at = 0
 
     def attach(self, connection: apsw.Connection) -> None:
         """Take over the checkpoints of a write connection."""
@@ -49,6 +77,7 @@ class Checkpointer:
         connection.set_wal_hook(self._after_commit)
 
     def _after_commit(self, connection: apsw.Connection, _database: str, pages: int) -> int:
+        self._pages = pages
         if pages < self._requested_at:
             self._requested_at = 0  # the log has started over
         if pages >= _COMMITTER_PAGES:
@@ -60,13 +89,29 @@ class Checkpointer:
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             if is_alone:
                 self._lock.release()
+            if pages >= _LARGE_PAGES and clock.monotonic_ns() - self._restarted_at >= _RESTART_EVERY_NS:
+                self._request()
         elif pages - self._requested_at >= _BACKGROUND_PAGES:
             self._requested_at = pages
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="tilebox-local-checkpoint", daemon=True)
-                self._thread.start()
-            self._due.set()
+            self._request()
         return apsw.SQLITE_OK
+
+    def _request(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="tilebox-local-checkpoint", daemon=True)
+            self._thread.start()
+        self._due.set()
+
+    def has_log(self) -> bool:
+        """Whether this process has written to the log since it was last emptied."""
+        return self._pages > 0
+
+    def empty(self, connection: apsw.Connection) -> None:
+        """Move the whole log into the file and cut it to nothing, unless somebody uses it. On the writer's thread."""
+        self._pages = self._requested_at = 0
+        # In use, or the disk refuses: it is tried again after the next commits.
+        with contextlib.suppress(apsw.Error), impatient(connection, 0.0):
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def _run(self) -> None:
         while True:
@@ -82,6 +127,29 @@ class Checkpointer:
                         self._connection = self._connect()
                     self._connection.execute("SELECT count(*) FROM store_records").fetchall()  # else it sees no log
                     self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+                    if self._pages >= _LARGE_PAGES:
+                        self._restart(self._connection)
+
+    def _restart(self, connection: apsw.Connection) -> None:
+        """Have the log start over although there are always readers; if one does not move on, say which."""
+        now = self._restarted_at = clock.monotonic_ns()
+        try:
+            with impatient(connection, _RESTART_PATIENCE_S):
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        except apsw.BusyError:
+            self._complain(self._name_readers(), now)
+
+    def _complain(self, readers: str, now: int) -> None:
+        if self._pages >= _HUGE_PAGES:
+            self._interrupt_readers()
+        if now - self._warned_at >= _WARN_EVERY_NS:
+            self._warned_at = now
+            _log.error(
+                "The write-ahead log has grown to %d MiB, since %s in one long read transaction; it shrinks when that "
+                "ends.",
+                self._pages * _PAGE_BYTES // (1 << 20),
+                readers or "somebody is",
+            )
 
     def _close_connection(self) -> None:
         connection, self._connection = self._connection, None

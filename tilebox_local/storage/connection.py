@@ -6,9 +6,11 @@ at the first one that returns a row.
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import apsw
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "READER_TIMEOUT_S",
+    "copy_database",
     "enable_wal",
     "immediate",
+    "impatient",
     "keep_log_at_close",
     "open_checkpointer",
     "open_reader",
@@ -43,6 +47,7 @@ __all__ = [
 # Earlier versions lose commits when a WAL is reset while another process writes; 3.52.0 was withdrawn.
 _MIN_SQLITE = (3, 51, 3)
 READER_TIMEOUT_S = 10.0
+_WRITER_TIMEOUT_S = 60.0
 _MAX_LOG_BYTES = 64 * 1024 * 1024  # kept of the write-ahead log when it starts over
 _MAX_VALUE_BYTES = 16 * 1024 * 1024
 # Jitter for waiting readers: SQLite's own handler sleeps up to 100 ms between tries and misses its turn.
@@ -138,6 +143,16 @@ class _BusyHandler:
         return True
 
 
+@contextmanager
+def impatient(connection: apsw.Connection, timeout_s: float) -> Iterator[None]:
+    """Inside the block, wait for locks at most this long; after it, as long as a writer does."""
+    connection.set_busy_handler(_BusyHandler(timeout_s) if timeout_s else None)
+    try:
+        yield
+    finally:
+        connection.set_busy_handler(_BusyHandler(_WRITER_TIMEOUT_S))
+
+
 def _configure(connection: apsw.Connection, timeout_s: float) -> None:
     connection.set_busy_handler(_BusyHandler(timeout_s))  # before anything that takes a lock
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
@@ -167,7 +182,7 @@ def open_writer(filename: str, *, full_sync: bool) -> apsw.Connection:
     try:
         if connection.readonly("main"):  # SQLite falls back to reading without a word
             raise StoreOpenError(f"{connection.filename} cannot be written.", hint=_HINTS[StoreOpenError])
-        _configure(connection, timeout_s=60.0)
+        _configure(connection, _WRITER_TIMEOUT_S)
         _set_pragma(connection, "foreign_keys", 1, 1)
         set_synchronous(connection, full=full_sync)
         connection.pragma("journal_size_limit", _MAX_LOG_BYTES)
@@ -188,6 +203,27 @@ def keep_log_at_close(connection: apsw.Connection, keep: bool) -> None:
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keep))
 
 
+def copy_database(source: apsw.Connection, target: str) -> None:
+    """Copy all that `source` sees into a new file, which appears under its name when it is complete.
+
+    Raises OSError and apsw.Error; nothing is left behind then.
+    """
+    unfinished = f"{target}.{os.getpid()}"
+    os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    try:
+        copy = apsw.Connection(unfinished)
+        try:
+            with copy.backup("main", source, "main") as backup:
+                while not backup.done:
+                    backup.step(1000)
+        finally:
+            copy.close()
+        os.replace(unfinished, target)  # noqa: PTH105
+    except BaseException:
+        Path(unfinished).unlink(missing_ok=True)
+        raise
+
+
 def enable_wal(connection: apsw.Connection) -> None:
     """Switch a file to WAL mode. Raises StoreError where WAL is not available."""
     if connection.pragma("journal_mode") != "wal":
@@ -201,7 +237,7 @@ def open_checkpointer(filename: str) -> apsw.Connection:
     """A connection that only checkpoints."""
     connection = apsw.Connection(filename, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI)
     try:
-        _configure(connection, timeout_s=1.0)
+        _configure(connection, _WRITER_TIMEOUT_S)
         set_synchronous(connection, full=False)
     except BaseException:
         connection.close()

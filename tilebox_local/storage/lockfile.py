@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["LockFile"]
 
 _RETRY_NS = 100_000
+_NOTE_BYTES = 128
 
 
 class LockFile:
@@ -35,6 +36,7 @@ class LockFile:
         self._is_new = False
         self._lock = threading.Lock()
         self.wait_count = 0  # times that somebody else was inside
+        self.wait_duration_ns = 0
 
     def _descriptor(self) -> int | None:
         if self._fd is None and self._path is not None and fcntl is not None:
@@ -45,6 +47,16 @@ class LockFile:
             except FileExistsError:
                 self._fd = os.open(self._path, flags, 0o600)
         return self._fd
+
+    def read_note(self) -> bytes:
+        """What `write_note` wrote last, also in another process; b"" if nothing. Inside of the lock."""
+        fd = self._descriptor()
+        return b"" if fd is None else os.pread(fd, _NOTE_BYTES, 0)
+
+    def write_note(self, note: bytes) -> None:
+        """Keep a note of always the same length, at most 128 bytes, in the file. Inside of the lock."""
+        if self._fd is not None:
+            os.pwrite(self._fd, note, 0)
 
     @contextlib.contextmanager
     def held(self, *, is_urgent: bool = False) -> Iterator[None]:
@@ -62,10 +74,30 @@ class LockFile:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 self.wait_count += 1
+                begun = time.monotonic_ns()
                 if not (is_urgent and self._retry(fd)):
                     fcntl.flock(fd, fcntl.LOCK_EX)
+                self.wait_duration_ns += time.monotonic_ns() - begun
             try:
                 yield
+            finally:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+
+    @contextlib.contextmanager
+    def held_if_free(self) -> Iterator[bool]:
+        """Hold the lock inside the block if nobody else does; whether that is so."""
+        with self._lock:
+            fd = self._descriptor()
+            if fd is None:
+                yield True
+                return
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                yield False
+                return
+            try:
+                yield True
             finally:
                 fcntl.flock(fd, fcntl.LOCK_UN)
 

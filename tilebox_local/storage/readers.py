@@ -62,6 +62,12 @@ class ReaderPool:
                 self._idle.append(loan[1])
             self._changed.notify_all()
 
+    def interrupt(self) -> None:
+        """End what is being read, with apsw.InterruptError for whoever reads."""
+        with self._changed:
+            for _, connection in self._borrowed:
+                connection.interrupt()
+
     def close(self) -> None:
         """Close the connections; those that are out are closed when they come back."""
         with self._changed:

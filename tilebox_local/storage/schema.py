@@ -11,16 +11,14 @@ import uuid
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import apsw
 
 from tilebox_local import clock
 from tilebox_local.errors import NotATileboxStoreError, SchemaVersionError, StoreError
 from tilebox_local.storage.connection import enable_wal, immediate
 
-if TYPE_CHECKING:
-    import apsw
-
-__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "ensure_schema", "read_schema_sql"]
+__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "check_version", "ensure_schema", "read_schema_sql"]
 
 APPLICATION_ID = 0x54424C58  # "TBLX"
 SCHEMA_VERSION = 1000
@@ -74,16 +72,28 @@ def ensure_schema(connection: apsw.Connection, path: str) -> None:
                 hint="Nothing was written to it; choose another path for the store.",
             )
         _create(connection)
-    elif version // 1000 > SCHEMA_VERSION // 1000:
+    _refuse_newer(version, path)
+    if application_id == APPLICATION_ID and version < SCHEMA_VERSION:
+        _migrate(connection, path, version)
+    enable_wal(connection)
+
+
+def check_version(connection: apsw.Connection, path: str) -> None:
+    """Make sure that nobody has migrated the file beyond what this version knows, while it was open.
+
+    Raises SchemaVersionError: somebody has.
+    """
+    _refuse_newer(connection.execute("PRAGMA user_version").get, path)
+
+
+def _refuse_newer(version: int, path: str) -> None:
+    if version // 1000 > SCHEMA_VERSION // 1000:
         raise SchemaVersionError(
             f"{path} was written by a newer tilebox-local (schema {version}, this version knows {SCHEMA_VERSION}).",
             found=version,
             supported=SCHEMA_VERSION,
             hint="Upgrade the package tilebox-local.",
         )
-    elif version < SCHEMA_VERSION:
-        _migrate(connection, path, version)
-    enable_wal(connection)
 
 
 def _create(connection: apsw.Connection) -> None:
@@ -95,11 +105,13 @@ def _create(connection: apsw.Connection) -> None:
         for statement in statements(read_schema_sql()):
             connection.execute(statement).fetchall()
         connection.execute(
-            "INSERT INTO store_records (key, value) VALUES ('created_ns', ?), ('store_id', ?), ('synced_ns', 0)",
+            "INSERT INTO store_records (key, value) VALUES ('created_ns', ?), ('store_id', ?), ('commit_no', 0)",
             (clock.wall_ns(), str(uuid.uuid4())),
         )
         connection.pragma("application_id", APPLICATION_ID)
         connection.pragma("user_version", SCHEMA_VERSION)
+    # So that the file says what it is, whatever becomes of its log.
+    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
 
 def migration_files() -> dict[int, str]:

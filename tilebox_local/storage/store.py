@@ -13,16 +13,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from tilebox_local import clock
+from tilebox_local.catalog import value
 from tilebox_local.errors import (
     FlushTimeoutError,
     NotATileboxStoreError,
     StoreClosedError,
     StoreError,
     StoreOpenError,
+    StoreReplacedError,
 )
 from tilebox_local.resource import process_resource, resource_key
+from tilebox_local.storage.bookkeeping import write_incident
 from tilebox_local.storage.checkpointer import Checkpointer
 from tilebox_local.storage.connection import (
+    immediate,
     keep_log_at_close,
     open_checkpointer,
     open_reader,
@@ -30,16 +35,20 @@ from tilebox_local.storage.connection import (
     translate_errors,
 )
 from tilebox_local.storage.ending import MultiprocessingEnd
+from tilebox_local.storage.file import StoreFile
 from tilebox_local.storage.lockfile import LockFile
+from tilebox_local.storage.locks import find_lock_holders, process_name
 from tilebox_local.storage.readers import ReaderPool
 from tilebox_local.storage.rows import Reference
 from tilebox_local.storage.schema import ensure_schema
-from tilebox_local.storage.writer import Writer, WriterStats
+from tilebox_local.storage.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import apsw
+
+    from tilebox_local.storage.bookkeeping import WriterStats
 
 __all__ = ["MEMORY", "Store", "open_store"]
 
@@ -74,7 +83,7 @@ def open_store(path: str | os.PathLike[str], *, full_sync: bool = False) -> Stor
     resolved = Path(path).expanduser().resolve()
     with _stores_lock:
         store = _stores.get(str(resolved))
-        if store is not None:
+        if store is not None and store.is_usable():
             store.share(full_sync=full_sync)
             return store
         store = Store(resolved, full_sync=full_sync)
@@ -99,16 +108,21 @@ class Store:
         else:
             self.filename, self._label = path.as_uri(), str(path)
             self._lock = LockFile(f"{path}.lock")
+        self._file = None if path is None else StoreFile(path, self._lock)
         connection = self._open_checked()
-        self._checkpointer = Checkpointer(partial(open_checkpointer, self.filename))
+        self._readers = ReaderPool(partial(open_reader, self.filename))
+        self._checkpointer = Checkpointer(
+            partial(open_checkpointer, self.filename), self._name_readers, self._readers.interrupt
+        )
         self.writer = Writer(
             self._open_writer,
             path=self._label,
             lock=self._lock,
             full_sync=full_sync,
-            is_durable=path is not None,
+            file=self._file,
+            on_slow=self._explain_wait,
+            checkpointer=self._checkpointer,
         )
-        self._readers = ReaderPool(partial(open_reader, self.filename))
         self._prepare(connection)
         self.writer.adopt(connection)
         # An in-memory database lives as long as a connection to it.
@@ -117,8 +131,12 @@ class Store:
         _multiprocessing_end.prepare()
 
     def _open_writer(self) -> apsw.Connection:
-        """The write connection of a forked child; the file has been checked."""
+        """The write connection after a fork; the file has been checked before it."""
+        if self._file is not None:
+            self._file.verify_main()  # SQLite would create what is missing
         connection = open_writer(self.filename, full_sync=self._full_sync)
+        if self._file is not None:
+            self._file.attach(connection)
         self._prepare(connection)
         return connection
 
@@ -140,6 +158,9 @@ class Store:
                     keep_log_at_close(connection, has_log)
                     ensure_schema(connection, self._label)
                     keep_log_at_close(connection, False)
+                    if self._file is not None:
+                        self._file.attach(connection)
+                        self._look_for_lost_tail(connection, self._file)
                 except BaseException:
                     connection.close()
                     raise
@@ -153,6 +174,35 @@ class Store:
             hint = "Check that the directory exists and that you may write to it."
             raise StoreOpenError(f"{self._label} cannot be opened: {error.strerror}.", hint=hint) from error
 
+    def _look_for_lost_tail(self, connection: apsw.Connection, file: StoreFile) -> None:
+        missing = file.missing_commits(connection)
+        if missing is None:
+            return
+        last = clock.ns_to_datetime(missing.last_ns).isoformat(timespec="milliseconds")
+        message = (
+            f"The last {missing.count} commits are missing, the newest of {last}: the power failed, the write-ahead "
+            "log is damaged, or an older copy of the file was put in its place."
+        )
+        _log.error("%s: %s", self._label, message)
+        with immediate(connection):
+            write_incident(connection, "tail lost", message, last_seen_ns=missing.last_ns)
+            file.note_commit(value(connection, "next_commit_no"))
+
+    def _explain_wait(self) -> None:
+        """Say who keeps us from writing."""
+        holders = None if self.path is None else find_lock_holders(self.path)
+        culprits = [] if holders is None else holders.writers or holders.inside
+        others = [process_name(pid) for pid in culprits if pid != os.getpid()]
+        if others:
+            _log.error("%s is locked by %s; waiting for it.", self._label, ", ".join(others))
+        elif self.writer.last_error is not None:
+            _log.error("%s cannot be written: %s. Trying again.", self._label, self.writer.last_error)
+
+    def _name_readers(self) -> str:
+        readers = [] if self.path is None else find_lock_holders(self.path).readers
+        names = ", ".join(process_name(pid) for pid in readers)
+        return names and f"{names} {'is' if len(readers) == 1 else 'are'}"
+
     def __repr__(self) -> str:
         return f"Store({self._label!r})"
 
@@ -160,6 +210,19 @@ class Store:
     def is_closed(self) -> bool:
         """Whether the last user has closed it."""
         return self._users == 0
+
+    def is_usable(self) -> bool:
+        """Whether the path still leads to this store; False once it leads to another file, or nowhere.
+
+        Raises StoreReplacedError: it is the same file, but its write-ahead log was deleted. What SQLite knows about it
+        in this process is wrong from then on.
+        """
+        if self._file is None or self.is_closed:
+            return True
+        if self._file.is_same_file:
+            self._file.verify()
+            return True
+        return False
 
     def share(self, *, full_sync: bool) -> None:
         """Add a user; the strictest durability that any user asked for holds."""
@@ -182,8 +245,17 @@ class Store:
             raise StoreClosedError(f"{self._label} is closed.", hint="Open a new Client.")
         if not self._released:
             raise self._fork_error()
+        if self._file is not None:
+            self._verify_file(self._file)
         with translate_errors(self._label), self._readers.borrowed() as connection:
             yield connection
+
+    def _verify_file(self, file: StoreFile) -> None:
+        try:
+            file.verify()
+        except StoreReplacedError:
+            self.transact(lambda connection: None)  # noqa: ARG005 -- saves what the file held, and says so
+            raise
 
     @contextmanager
     def snapshot(self) -> Iterator[apsw.Connection]:
@@ -223,8 +295,8 @@ class Store:
         self._shut_down()
 
     def _shut_down(self) -> None:
-        self._users = 0
         with _fork_lock:  # a child must not inherit a file that is half closed
+            self._users = 0
             self._let_go()
 
     def _let_go(self) -> None:
@@ -240,16 +312,12 @@ class Store:
 
     def before_fork(self) -> None:
         """Let go of the file: SQLite must not be carried across a fork."""
-        if self.path is None or self.is_closed:
-            return
         self._checkpointer.before_fork()
         is_released = self.writer.before_fork()
         self._released = self._readers.before_fork() and is_released
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
-        if self.path is None or self.is_closed:
-            return
         self._released = True
         self._readers.after_fork_in_parent()
         self.writer.after_fork_in_parent()
@@ -320,7 +388,7 @@ def _before_fork() -> None:
     _fork_lock.acquire()
     # Nobody may open a store meanwhile. Who is at it may be waiting for another process.
     _stores_lock_is_held = _stores_lock.acquire(timeout=_FORK_PATIENCE_S)
-    _forking[:] = list(_all_stores)
+    _forking[:] = [store for store in _all_stores if store.path is not None and not store.is_closed]
     for store in _forking:
         store.before_fork()
 

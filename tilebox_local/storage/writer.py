@@ -14,50 +14,41 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import apsw
 
 from tilebox_local import clock
-from tilebox_local.catalog import run
-from tilebox_local.errors import ArgumentError, FlushTimeoutError, StoreClosedError, StoreError
+from tilebox_local.catalog import value
+from tilebox_local.errors import ArgumentError, FlushTimeoutError, StoreClosedError, StoreError, StoreReplacedError
 from tilebox_local.storage.batch import STORE_ERRORS, Batch
+from tilebox_local.storage.bookkeeping import Bookkeeping, WriterStats
 from tilebox_local.storage.connection import keep_log_at_close, set_synchronous, translate_error
 from tilebox_local.storage.queue import BATCH_LIMIT, TelemetryQueue, take
+from tilebox_local.storage.schema import check_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tilebox_local.observability.span import RecordingSpan
+    from tilebox_local.storage.checkpointer import Checkpointer
+    from tilebox_local.storage.file import StoreFile
     from tilebox_local.storage.lockfile import LockFile
     from tilebox_local.storage.rows import Reference
 
-__all__ = ["Writer", "WriterStats"]
+__all__ = ["Writer"]
 
 T = TypeVar("T")
 
 _TICK_S = 0.05
 _IDLE_TIMEOUT_S = 30.0
+_EMPTY_LOG_AFTER_S = 2.0
 _SYNC_INTERVAL_NS = 1_000_000_000
 _PATIENCE_S = 5.0
 _RETRY_S = (0.05, 0.1, 0.25, 0.5, 1.0)
 
 _log = logging.getLogger("tilebox.workflows.internal")
-
-
-@dataclass(frozen=True)
-class WriterStats:
-    """What the writer of this process has done so far, in records (spans, events and logs)."""
-
-    queued_count: int
-    written_count: int
-    dropped_count: int
-    quarantined_count: int
-    transaction_count: int
-    failed_transaction_count: int
-    lock_wait_count: int
 
 
 class _Command:
@@ -81,7 +72,9 @@ class Writer:
         path: Name of the store in error messages.
         lock: The turnstile between processes.
         full_sync: Wait for the disk at every commit; otherwise at least once a second.
-        is_durable: False for in-memory stores, which have no disk to wait for.
+        file: What the path leads to; None for in-memory stores, which have no disk to wait for.
+        on_slow: Called, in the thread that waits, when a transaction has not been possible for some seconds.
+        checkpointer: Attached to each connection; empties the log when there is nothing else to do.
     """
 
     def __init__(
@@ -91,14 +84,19 @@ class Writer:
         path: str,
         lock: LockFile,
         full_sync: bool,
-        is_durable: bool,
+        file: StoreFile | None,
+        on_slow: Callable[[], None],
+        checkpointer: Checkpointer,
     ) -> None:
         self._connect = connect
         self._path = path
         self._lock = lock
         self._full_sync = full_sync
-        self._is_durable = is_durable
+        self._file = file
+        self._on_slow = on_slow
+        self._checkpointer = checkpointer
         self.queue = TelemetryQueue(self._wake)
+        self._books = Bookkeeping(self.queue, lock)
         self._closed = False
         self.on_commit: list[Callable[[], None]] = []
         self._reset()
@@ -111,22 +109,18 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._connection: apsw.Connection | None = None
         self._batch = Batch()
+        self._books.reset()
         self._log_count = 0
-        self._dropped_reported = 0  # of them, in the file
-        self._dropped_reporting = 0  # of them, in the transaction under way
         self._stopping = False
         self._synced_at = 0
         self._unsynced = False
         self._is_connection_full = self._full_sync
         self._failures = 0
-        self._last_error: BaseException | None = None
         self._is_writing = False  # between taking records from the queues and the end of their transaction
         self._has_ended = False
         self._must_pause = False
         self._paused = threading.Event()
         self._resumed = threading.Event()
-        self._transactions = 0
-        self._failed_transactions = 0
 
     # -- any thread ---------------------------------------------------------------------------------------------
 
@@ -145,7 +139,7 @@ class Writer:
             return function(self._require_connection())  # a transaction inside of a transaction joins it
         command = self._submit(function)
         try:
-            command.done.acquire()
+            self._wait_for(command)
         except BaseException:  # Ctrl-C: what has not begun does not happen, what has begun is waited for
             with contextlib.suppress(ValueError):
                 self._commands.remove(command)
@@ -168,11 +162,21 @@ class Writer:
         if not self.has_work():
             return
         command = self._submit(_nothing)
-        if not command.done.acquire(timeout=-1 if timeout_s is None else timeout_s):
+        if not self._wait_for(command, timeout_s):
             pending = self._pending()
             raise FlushTimeoutError(f"{pending} records are still queued after {timeout_s} s.", pending=pending)
         if command.error is not None:
             raise command.error
+
+    def _wait_for(self, command: _Command, timeout_s: float | None = None) -> bool:
+        """Wait until a command is done; whether it is. Says why, after a while."""
+        patience_s = _PATIENCE_S if timeout_s is None else min(_PATIENCE_S, timeout_s)
+        if command.done.acquire(timeout=patience_s):
+            return True
+        if timeout_s is not None and timeout_s <= patience_s:
+            return False
+        self._on_slow()
+        return command.done.acquire(timeout=-1 if timeout_s is None else timeout_s - patience_s)
 
     def has_work(self) -> bool:
         """Whether anything was appended that is not committed yet."""
@@ -195,11 +199,7 @@ class Writer:
         self._stopping = True
         thread = self._thread
         if thread is None:
-            if self.has_work():
-                self._run()  # no thread could be started, as when the interpreter is shutting down
-            elif self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            self._run()  # there was nothing to write, or no thread for it, as when the interpreter is shutting down
         else:
             self._wakeups.put(None)
             thread.join(timeout_s)
@@ -208,24 +208,22 @@ class Writer:
             raise FlushTimeoutError(f"{self._path}: {pending} records are not written yet.", pending=pending)
         if self._batch:
             message = (
-                f"{self._path}: {len(self._batch)} records are lost, they could not be written: {self._last_error}."
+                f"{self._path}: {len(self._batch)} records are lost, they could not be written: "
+                f"{self._books.last_error}."
             )
-            raise StoreError(message) from self._last_error
+            raise StoreError(message) from self._books.last_error
 
     def _pending(self) -> int:
         return len(self.queue) + len(self._batch)
 
     def stats(self) -> WriterStats:
         """Counts since the process opened the store."""
-        return WriterStats(
-            queued_count=self._pending(),
-            written_count=self._batch.written_count,
-            dropped_count=self.queue.dropped_count,
-            quarantined_count=self._batch.quarantined_count,
-            transaction_count=self._transactions,
-            failed_transaction_count=self._failed_transactions,
-            lock_wait_count=self._lock.wait_count,
-        )
+        return self._books.stats(self._batch)
+
+    @property
+    def last_error(self) -> BaseException | None:
+        """Why the last transaction failed; None if it did not."""
+        return self._books.last_error
 
     def adopt(self, connection: apsw.Connection) -> None:
         """Use this connection, which the opener of the store has checked."""
@@ -237,7 +235,7 @@ class Writer:
         def apply(connection: apsw.Connection) -> None:  # noqa: ARG001 -- takes effect with the next transaction
             self._full_sync = True
 
-        if not self._full_sync and self._is_durable:
+        if not self._full_sync and self._file is not None:
             self.transact(apply)
 
     def before_fork(self) -> bool:
@@ -277,6 +275,8 @@ class Writer:
     def _let_go(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
+            if self._file is not None:
+                self._file.detach()
             keep_log_at_close(connection, True)  # others may not have it open, but we will again
             connection.close()
 
@@ -364,13 +364,29 @@ class Writer:
             return
         self.queue.idle = True
         if not (self._commands or self.queue or self.queue.has_unwritten_open_span() or self._stopping):
-            self._get_wakeup(_SYNC_INTERVAL_NS / 1e9 if self._unsynced else _IDLE_TIMEOUT_S)
+            if self._unsynced:
+                self._get_wakeup(_SYNC_INTERVAL_NS / 1e9)
+            elif not self._checkpointer.has_log():
+                self._get_wakeup(_IDLE_TIMEOUT_S)
+            elif not self._get_wakeup(_EMPTY_LOG_AFTER_S):
+                self._empty_log()
         self.queue.idle = False
 
-    def _get_wakeup(self, timeout_s: float) -> None:
-        with contextlib.suppress(Empty):
+    def _get_wakeup(self, timeout_s: float) -> bool:
+        """Wait to be woken up; whether somebody did."""
+        try:
             self._wakeups.get(timeout=timeout_s)
+        except Empty:
+            return False
         self._drain_wakeups()
+        return True
+
+    def _empty_log(self) -> None:
+        """For readers who have nothing but the file itself, and for the space."""
+        if self._connection is not None:
+            with self._lock.held_if_free() as is_free:
+                if is_free:
+                    self._checkpointer.empty(self._connection)
 
     def _drain_wakeups(self) -> None:
         with contextlib.suppress(Empty):
@@ -386,6 +402,8 @@ class Writer:
             self._is_writing = False
 
     def _write_batch(self) -> None:
+        if self.queue.refusal is not None:
+            return  # the file has gone
         commands = take(self._commands, len(self._commands))
         batch = self._batch
         # Everything appended before a command commits with it; without one, batches stay small. While the disk refuses,
@@ -400,11 +418,16 @@ class Writer:
         now = clock.monotonic_ns()
         batch.open_spans = self.queue.old_open_spans(now)
         is_sync_due = self._unsynced and now - self._synced_at >= _SYNC_INTERVAL_NS
+        if batch:
+            self._books.taken(now)
         if not (batch or commands or batch.open_spans or is_sync_due):
             return
         try:
             with self._lock.held(is_urgent=bool(commands)):
-                self._transaction(commands, sync_only=not (batch or commands or batch.open_spans), now=now)
+                self._transaction(commands, now)
+        except StoreReplacedError as error:
+            self._abandon(error, commands + postponed)
+            return
         except BaseException as error:
             if isinstance(error, apsw.BusyError) and not self._stopping:
                 # Somebody else's write lock: nobody's fault here, and worth waiting for.
@@ -416,10 +439,9 @@ class Writer:
                 command.done.release()
             raise
         batch.commit()
-        self._dropped_reported += self._dropped_reporting
+        self._books.commit(clock.monotonic_ns())
         self.queue.is_shedding = False
         self._failures = 0
-        self._transactions += 1
         for command in commands:
             command.done.release()
         self._commands.extendleft(reversed(postponed))
@@ -427,19 +449,21 @@ class Writer:
             with contextlib.suppress(BaseException):  # whoever listens must not stop the writer
                 notify()
 
-    def _transaction(self, commands: list[_Command], *, sync_only: bool, now: int) -> None:
+    def _transaction(self, commands: list[_Command], now: int, *, is_last: bool = False) -> None:
         connection = self._require_connection()
-        is_full = self._full_sync or (self._is_durable and now - self._synced_at >= _SYNC_INTERVAL_NS)
+        is_durable = self._file is not None
+        is_full = self._full_sync or (is_durable and (is_last or now - self._synced_at >= _SYNC_INTERVAL_NS))
         if is_full != self._is_connection_full:
             set_synchronous(connection, full=is_full)
             self._is_connection_full = is_full
         connection.execute("BEGIN IMMEDIATE")
         try:
+            check_version(connection, self._path)
             self._write_telemetry(connection)
-            if sync_only:
-                run(connection, "mark_synced", (clock.wall_ns(),))
             for command in commands:
                 self._run_command(connection, command)
+            self._books.write(connection, self._batch, now, is_last=is_last)
+            commit_no = value(connection, "next_commit_no")
             connection.execute("COMMIT")
         except BaseException:
             self._batch.rollback()
@@ -448,7 +472,37 @@ class Writer:
             raise
         if is_full:
             self._synced_at = now
-        self._unsynced = self._is_durable and not is_full
+        self._unsynced = is_durable and not is_full
+        if self._file is not None:
+            self._file.verify()  # before anybody is told
+            self._file.note_commit(commit_no)
+
+    def _abandon(self, error: StoreReplacedError, commands: list[_Command]) -> None:
+        """The file has gone: save what it held, what is queued included, and write nothing more.
+
+        The connection is not closed: that would copy the log of a file that is gone over one that is not.
+        """
+        connection = self._connection
+        if connection is None:  # it was noticed before the file was opened again
+            rescued = error
+        else:
+            with contextlib.suppress(BaseException), self._lock.held():
+                self.queue.move_to(self._batch, None)
+                with contextlib.suppress(StoreReplacedError):
+                    self._transaction([], clock.monotonic_ns())
+                self._batch.commit()
+            assert self._file is not None  # noqa: S101 -- who else has raised the error
+            rescued = self._file.rescue(connection, error)
+        _leaked_connections.append(connection)
+        self._connection = None
+        with self._start_lock:
+            self._closed = True
+            self.queue.close(rescued)
+        self._stopping = True
+        _log.error("%s", rescued)
+        for command in commands:
+            command.error = rescued
+            command.done.release()
 
     def _write_telemetry(self, connection: apsw.Connection) -> None:
         batch = self._batch
@@ -460,14 +514,14 @@ class Writer:
                 self._log_count += 1
                 log.log_no = (writer_no << 40) + self._log_count
         batch.insert(connection)
-        dropped = self.queue.dropped_count - self._dropped_reported
-        self._dropped_reporting = dropped
-        if dropped or batch.new_quarantined_count:
-            run(connection, "count_refused", (dropped, batch.new_quarantined_count, writer_no))
 
     def number_resource(self, connection: apsw.Connection, resource: Reference) -> int:
         """Row number of a resource, inserted if it is new. Inside of a transaction only."""
         return self._batch.number_resource(connection, resource)
+
+    def number_writer(self, connection: apsw.Connection) -> int:
+        """Row number of this process in writer_records, inserted if it is new. Inside of a transaction only."""
+        return self._batch.number_writer(connection)
 
     def write_span(self, connection: apsw.Connection, span: RecordingSpan) -> None:
         """Write a span, as it is now, so that it commits with the transaction. Inside of a transaction only."""
@@ -476,8 +530,7 @@ class Writer:
 
     def _fail(self, error: BaseException) -> None:
         self._failures += 1
-        self._last_error = error
-        self._failed_transactions += 1
+        self._books.fail(error)
         self.queue.fail(is_full=self._pending() > self.queue.limit)
         if self._failures in (1, 100):
             _log.error("The store %s cannot be written: %s. Telemetry is kept and tried again.", self._path, error)
@@ -511,17 +564,20 @@ class Writer:
         connection, self._connection = self._connection, None
         if connection is None:
             return
+        self._connection = connection
         try:
-            if self._unsynced:
+            if self._file is not None and (self._unsynced or self._batch.writer_no is not None):
                 with self._lock.held():
-                    set_synchronous(connection, full=True)
-                    connection.execute("BEGIN IMMEDIATE")
-                    run(connection, "mark_synced", (clock.wall_ns(),))
-                    connection.execute("COMMIT")
+                    self._transaction([], clock.monotonic_ns(), is_last=True)
+        except StoreReplacedError as error:  # nothing is lost with it that was not lost before
+            _log.error("%s", error)
+            _leaked_connections.append(connection)
+            return
         except apsw.Error as error:
             _log.error("The store %s could not be synced: %s", self._path, error)
         finally:
-            connection.close()
+            self._connection = None
+        connection.close()
 
     def _require_connection(self) -> apsw.Connection:
         if self._connection is None:
