@@ -23,21 +23,25 @@ def write(name):
         with spanned(f"{name} {number}"):
             make(f"{name} {number} below", f"{name} {number}")
         number += 1
+        time.sleep(0.0005)
 
 def read():
     while not stop.is_set():
         with client()._store.read() as connection:
             connection.execute("SELECT count(*) FROM span_records").fetchall()
+        time.sleep(0.001)
 
 def transact():
     while not stop.is_set():
         client()._store.transact(lambda connection: None)
+        time.sleep(0.001)
 
 def reopen():
     while not stop.is_set():
         with Client(os.environ["STORE"] + "2") as other:
             with other.tracer.span("other"):
                 pass
+        time.sleep(0.001)
 
 def fork(name):
     for number in range(FORKS):

@@ -40,14 +40,16 @@ class ChangeWatch:
                     if change.src_path == wal and change.event_type in ("modified", "created"):
                         wake()
 
-            observer = Observer()
+            observer: Any = None
             try:
+                observer = Observer()
                 # The folder, not the file: the write-ahead log is deleted and created again.
                 observer.schedule(Handler(), self._folder, recursive=False)
                 observer.start()
                 self._observer = observer
-            except OSError:  # out of inotify watches: the backstop has to do
-                self._observer = None
+            except OSError:  # out of inotify instances or watches: the backstop has to do
+                if observer is not None:
+                    observer.stop()
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Wait for a change, at most `timeout_s` seconds and at most half a second."""
