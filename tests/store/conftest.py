@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from process_support import Stage
 from store_support import Disk
 
 from tilebox_local.observability.tracing import WorkflowTracer
@@ -55,3 +56,9 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a failure the writer tries again at once."""
     monkeypatch.setattr(writer_module, "_RETRY_S", (0.001,) * 5)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    """Where scripts play, each in a process of its own."""
+    return Stage(tmp_path)

@@ -13,6 +13,7 @@ __all__ = ["StructuredLogger", "internal_log_level", "internal_logger", "root_lo
 NAMESPACE = "tilebox.workflows"
 ATTRIBUTES = "tilebox_structured_log_attributes"
 TIME_NS = "tilebox_time_ns"
+SPAN = "tilebox_span"  # where a record belongs that is made outside of any span
 
 root_logger = logging.getLogger(NAMESPACE)
 task_logger = logging.getLogger(f"{NAMESPACE}.tasks")
@@ -26,15 +27,22 @@ class StructuredLogger:
     raises because of a value. Immutable; thread-safe.
     """
 
-    __slots__ = ("_attributes", "_logger")
+    __slots__ = ("_attributes", "_logger", "_span")
 
-    def __init__(self, logger: logging.Logger, attributes: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, logger: logging.Logger, attributes: dict[str, Any] | None = None, *, span: object = None
+    ) -> None:
         self._logger = logger
         self._attributes = attributes or {}
+        self._span = span  # of the task, for its threads that have no current span
 
     def bind(self, **attributes: Any) -> StructuredLogger:
         """A logger that adds these attributes to every record; those of a call win over bound ones."""
-        return StructuredLogger(self._logger, {**self._attributes, **attributes})
+        return StructuredLogger(self._logger, {**self._attributes, **attributes}, span=self._span)
+
+    def _below(self, span: object) -> StructuredLogger:
+        """A logger whose records belong to `span` where no span is current."""
+        return StructuredLogger(self._logger, self._attributes, span=span)
 
     def log(self, level: int, message: object, /, *args: Any, **attributes: Any) -> None:
         """Log at a stdlib level."""
@@ -76,7 +84,9 @@ class StructuredLogger:
         if self._logger.isEnabledFor(level):
             merged = {**self._attributes, **attributes}
             # A stdlib record has its time as a float, which is too coarse for nanoseconds.
-            extra = {ATTRIBUTES: merged, TIME_NS: clock.wall_ns()}
+            extra: dict[str, Any] = {ATTRIBUTES: merged, TIME_NS: clock.wall_ns()}
+            if self._span is not None:
+                extra[SPAN] = self._span
             self._logger.log(level, message, *args, exc_info=exc_info, extra=extra, stacklevel=3)
 
 

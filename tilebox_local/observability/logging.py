@@ -18,6 +18,7 @@ from uuid import uuid4
 from tilebox_local.observability._logging import (
     ATTRIBUTES,
     NAMESPACE,
+    SPAN,
     TIME_NS,
     StructuredLogger,
     internal_logger,
@@ -56,7 +57,7 @@ class StoreHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Queue the record, unless it is neither ours nor emitted in a task."""
         try:
-            span = current_recording_span()
+            span = current_recording_span() or _span_of_task(record)
             if span is None:
                 if _is_ours(record):
                     self._append_without_span(record)
@@ -70,6 +71,11 @@ class StoreHandler(logging.Handler):
         queue = None if found is None else found[0]()
         if found is not None and queue is not None:
             _append(record, queue, found[1], None)
+
+
+def _span_of_task(record: logging.LogRecord) -> RecordingSpan | None:
+    span = getattr(record, SPAN, None)
+    return span if isinstance(span, RecordingSpan) else None
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
@@ -159,6 +165,16 @@ _first_runner: tuple[weakref.ref[TelemetryQueue], Reference] | None = None
 _consoles: list[logging.Handler] = []
 _is_console_configured = False
 _is_automatic = False  # the only console is the one that a runner has added
+
+
+def _store_without_runner(record: logging.LogRecord) -> bool:
+    """A filter that lets everything pass. Where no runner has added the handler, records inside spans are stored, too.
+
+    A handler would keep the stdlib from printing records that nobody else prints.
+    """
+    if _handler not in logging.getLogger().handlers:
+        _handler.emit(record)
+    return True
 
 
 def initialize_logging(queue: TelemetryQueue, resource: Reference) -> None:
@@ -263,6 +279,7 @@ def get_logger(name: str | None = None, level: int = logging.NOTSET) -> logging.
             _add_automatic_console()
     logger = logging.getLogger(f"{task_logger.name}.{f'unnamed_logger_{uuid4()}' if name is None else name}")
     logger.setLevel(level)
+    logger.addFilter(_store_without_runner)
     return logger
 
 

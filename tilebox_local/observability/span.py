@@ -26,7 +26,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace as otel_trace
 from opentelemetry.context.context import Context
 
-from tilebox_local.ids import _getrandbits, new_span_id, new_trace_id, signed64, unsigned64
+from tilebox_local.ids import _getrandbits, new_span_id, new_trace_id, parse_trace_parent, signed64, unsigned64
 from tilebox_local.storage.attributes import (
     MAX_TEXT_CHARS,
     capture_attributes,
@@ -82,6 +82,25 @@ _variable = getattr(getattr(otel_context, "_RUNTIME_CONTEXT", None), "_current_c
 if isinstance(_variable, ContextVar):
     _get_context, _attach, _detach = _variable.get, _variable.set, _variable.reset
 _dumps = orjson.dumps
+_NOT_HERE: Any = object()  # a span that was open when this process was forked: its parent ends and stores it
+
+
+def _parent_of_process() -> otel_trace.SpanContext | None:
+    """The span that started this process, if it said so in TRACEPARENT (OpenTelemetry: environment as carrier).
+
+    One that is not recorded is no reason to record nothing here.
+    """
+    found = parse_trace_parent(os.environ.get("TRACEPARENT", ""))
+    if found is None or not found[2] & _SAMPLED:
+        return None
+    trace_id, span_id, flags = found
+    state = otel_trace.TraceState.from_header([os.environ.get("TRACESTATE", "")])
+    return otel_trace.SpanContext(
+        trace_id, span_id, is_remote=True, trace_flags=otel_trace.TraceFlags(flags), trace_state=state
+    )
+
+
+_process_parent = _parent_of_process()
 _set_item = dict.__setitem__  # Context refuses item assignment; this one is not shared yet
 
 
@@ -193,6 +212,8 @@ class RecordingSpan(otel_trace.Span):
 
     def _follow_context(self, parent: otel_trace.SpanContext | None) -> None:
         if parent is None or not parent.is_valid:
+            parent = _process_parent
+        if parent is None:
             self.scope = TraceScope(new_trace_id(), _NEW_TRACE_FLAGS)
             self.parent_id = None
             return
@@ -233,8 +254,8 @@ class RecordingSpan(otel_trace.Span):
             self.duration_ns = perf_counter_ns() - self.monotonic_start_ns
         else:
             self.duration_ns = max(0, end_time - self.start_ns)
-        self.queue.open_spans.pop(self, None)
-        self.queue.append_span(self)
+        if self.queue.open_spans.pop(self, _NOT_HERE) is not _NOT_HERE:
+            self.queue.append_span(self)
 
     def stop(self) -> None:
         """Fix the duration without handing the span over: the caller writes it, in a transaction of its own."""
@@ -244,6 +265,7 @@ class RecordingSpan(otel_trace.Span):
     def resume(self) -> None:
         """That transaction failed: the span goes on."""
         self.duration_ns = None
+        self.queue.open_spans[self] = None
 
     def __exit__(
         self,
@@ -451,12 +473,15 @@ class CurrentSpan(RecordingSpan):
     __slots__ = ("_token",)
 
     _token: Token[Context]
+    default_parent: otel_trace.Span | None = None  # above it where no span is current, as in a thread of a task
 
     def __enter__(self) -> otel_trace.Span:
         context = _get_context()
         parent: Any = context.get(_SPAN_KEY)
         queue = self.queue
         if type(parent) is not CurrentSpan or parent.queue is not queue or self.duration_ns is not None:
+            if parent is None:
+                parent = self.default_parent
             return self._enter_below(parent, parent, context)
         # The fast way: all of start() for a child of one of our own spans.
         self.span_id = _getrandbits(63) or 1
@@ -529,7 +554,8 @@ class CurrentSpan(RecordingSpan):
             # end() without its calls: this is what every span does.
             duration_ns = self.duration_ns = perf_counter_ns() - self.monotonic_start_ns
             queue = self.queue
-            queue.open_spans.pop(self, None)
+            if queue.open_spans.pop(self, _NOT_HERE) is _NOT_HERE:
+                return
             trace_no = self.scope.committed_no
             resource_no = self.resource.committed_no
             scope_no = self.instrumentation.committed_no
@@ -610,7 +636,7 @@ class ConfiguredSpan(CurrentSpan):
 
     def __enter__(self) -> otel_trace.Span:
         context = _get_context()
-        current: Any = context.get(_SPAN_KEY)
+        current: Any = context.get(_SPAN_KEY) or self.default_parent
         parent: Any = current if self.parent_context is None else self.parent_context.get(_SPAN_KEY)
         return self._enter_below(parent, parent if self.has_task_of_parent else current, context, self.start_time)
 

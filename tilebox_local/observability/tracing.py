@@ -43,6 +43,7 @@ __all__ = [
     "LocalTracer",
     "LocalTracerProvider",
     "NoopWorkflowTracer",
+    "TaskTracer",
     "WorkflowTracer",
     "configure_otel_tracing",
     "configure_otel_tracing_axiom",
@@ -116,6 +117,25 @@ def _new_span(
     if not set_status_on_exception:
         span.sets_status_on_exception = False
     return span
+
+
+class TaskTracer(WorkflowTracer):
+    """`context.tracer`: in a thread of the task that has no current span, spans stand below the span of the task.
+
+    Threads of a pool do not inherit the context. The official tracer begins a trace of its own there, in no job.
+    """
+
+    def __init__(self, queue: TelemetryQueue, resource: Reference, task_span: otel_trace.Span) -> None:
+        super().__init__(queue, resource)
+        self._task_span = task_span
+
+    def span(self, name: str, *args: Any, **kwargs: Any) -> AbstractContextManager[otel_trace.Span]:
+        """A span around a block, as of any tracer, below the current span or else that of the task."""
+        span = CurrentSpan(self._queue, self._resource, name)
+        if args or kwargs:
+            span = _new_span(self._queue, self._resource, name, OWN_SCOPE, *args, **kwargs)
+        span.default_parent = self._task_span
+        return span
 
 
 class NoopWorkflowTracer(WorkflowTracer):

@@ -35,7 +35,7 @@ from tilebox_local.errors import ArgumentError
 from tilebox_local.ids import parse_trace_parent
 from tilebox_local.observability._logging import StructuredLogger
 from tilebox_local.observability.span import CurrentSpan, current_task_span
-from tilebox_local.observability.tracing import NoopWorkflowTracer, WorkflowTracer, start_job_span
+from tilebox_local.observability.tracing import NoopWorkflowTracer, TaskTracer, WorkflowTracer, start_job_span
 from tilebox_local.storage.rows import TraceScope
 from tilebox_local.task import ExecutionContext as ExecutionContextBase
 from tilebox_local.task import FutureTask, ProgressUpdate, merge_future_tasks_to_submissions
@@ -108,6 +108,7 @@ class TaskExecutor:
         if parent is None or not parent[2] & _SAMPLED or trace_no is None:
             # No place in a recorded trace: an unsampled job records nothing, a malformed one starts a new trace.
             with start_job_span(self.tracer, task.job, name) as foreign:
+                context.enter_span(foreign)
                 return self._run(context, task, task_class, foreign)
         trace_id, root_span_id, flags = parent
         span = CurrentSpan(self.queue, self.resource, name)
@@ -116,6 +117,7 @@ class TaskExecutor:
         scope = TraceScope(trace_id, flags, trace_no=trace_no)
         scope.publish()  # the job is committed
         span.enter_task(scope, root_span_id, task_no)
+        context.enter_span(span)
         token = current_task_span.set(span)
         try:
             return self._run(context, task, task_class, span)
@@ -171,6 +173,13 @@ class ExecutionContext(ExecutionContextBase):
             self._logger = StructuredLogger(logging.getLogger("tilebox.workflows.noop"))
         else:
             self._logger = executor.task_logger.bind(task_id=str(task.id))
+        self._tracer: WorkflowTracer = NoopWorkflowTracer() if executor is None else executor.tracer
+
+    def enter_span(self, span: Span) -> None:
+        """Tracer and logger belong to the span of the task from now on, also in threads without a current span."""
+        if self._executor is not None:
+            self._tracer = TaskTracer(self._executor.queue, self._executor.resource, span)
+            self._logger = self._logger._below(span)
 
     def submit_subtask(
         self,
@@ -243,8 +252,8 @@ class ExecutionContext(ExecutionContextBase):
 
     @property
     def tracer(self) -> WorkflowTracer:
-        """Tracer for spans below the task's span."""
-        return NoopWorkflowTracer() if self._executor is None else self._executor.tracer
+        """Tracer for spans below the task's span, in threads of the task, too."""
+        return self._tracer
 
     def submissions(self) -> TaskSubmissions | None:
         """The subtasks, checked: errors belong to this task, which submitted them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class GracefulShutdown:
         self._grace_period_s = grace_period_s
         self._previous: dict[int, Any] = {}
         self._received: int | None = None
+        self._pid = os.getpid()
         self._timer: threading.Timer | None = None
         self._on_stop: list[Callable[[], None]] = []
 
@@ -42,6 +44,7 @@ class GracefulShutdown:
         self._on_stop.append(callback)
 
     def __enter__(self) -> Self:
+        _active.add(self)
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 self._previous[number] = signal.signal(number, self._handle)
@@ -65,7 +68,16 @@ class GracefulShutdown:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._previous.clear()
 
+    def after_fork_in_child(self) -> None:
+        """The signals of a child are its own: it neither finishes the task of its parent nor gives it back."""
+        self._received, self._timer = None, None
+        self._restore()
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:  # it came before after_fork_in_child
+            self.after_fork_in_child()
+            os.kill(os.getpid(), number)
+            return
         if self._received is None:
             self._received = number
             self.is_stopping = True
@@ -89,3 +101,15 @@ class GracefulShutdown:
         finally:  # also if the store refuses: the process was told to go
             if self._received is not None:
                 os.kill(os.getpid(), self._received)
+
+
+_active: weakref.WeakSet[GracefulShutdown] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    if threading.current_thread() is threading.main_thread():
+        for shutdown in list(_active):
+            shutdown.after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -218,15 +218,26 @@ class TaskRunner:
         try:
             report = self._executor.execute(task, task_class, task_no=claimed.task_no, trace_no=job.trace_no)
         except BaseException as error:
+            if not self._is_at_work():
+                raise
             if shutdown.is_stopping or isinstance(error, KeyboardInterrupt):
                 self._give_back()  # it is the runner that was told to end
             else:
                 # sys.exit(), say. Who restarts the runner would meet it again and again, so it counts as a crash.
                 self._give_up(f"The task ended its runner: {error!r}.")
             raise
+        if not self._is_at_work():
+            raise StoreError(
+                f"Task {task_class.__name__} forked, and this child process came back from its execute().",
+                hint="End the child there, with os._exit() after client.flush(), or start it with multiprocessing.",
+            )
         if isinstance(report, FailedTask):
             _log.error("Task %s failed!", task_class.__name__, display=report.display)
         return report
+
+    def _is_at_work(self) -> bool:
+        """False in a child that a task has forked: the task and its runner are the parent's."""
+        return self._runner_no in self._store.running_here
 
     def _step(
         self, done: ClaimedTask | None, report: ComputedTask | FailedTask | None, *, claims: bool
@@ -390,13 +401,14 @@ class TaskRunner:
         try:
             yield
         finally:
-            self._store.running_here.discard(runner_no)
-            with contextlib.suppress(StoreError):  # whatever ended the loop is the error to show
-                self._store.transact(
-                    lambda connection: run(
-                        connection, "runner_stopped", {"now_ns": clock.wall_ns(), "runner_no": runner_no}
+            if self._is_at_work():
+                self._store.running_here.discard(runner_no)
+                with contextlib.suppress(StoreError):  # whatever ended the loop is the error to show
+                    self._store.transact(
+                        lambda connection: run(
+                            connection, "runner_stopped", {"now_ns": clock.wall_ns(), "runner_no": runner_no}
+                        )
                     )
-                )
 
     @contextmanager
     def _lease_kept(self) -> Iterator[None]:

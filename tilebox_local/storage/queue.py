@@ -49,7 +49,7 @@ class TelemetryQueue:
         self.reset()
 
     def reset(self) -> None:
-        """Begin empty and open; after a fork, what was queued is the parent's."""
+        """Begin empty and open."""
         # Hot: read by every span. `idle` tells an appending thread to wake the writer, and so does a queue longer than
         # `attention`: a batch's worth, and again every few hundred records until the writer has come.
         self.attention = min(BATCH_LIMIT, self._limit)
@@ -65,6 +65,12 @@ class TelemetryQueue:
         self._is_closed = False
         self._has_ended = False
         self._room = threading.Event()
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew: what is queued is the parent's to store, and what is open the parent's to end."""
+        task_ids = self.task_ids  # a task that forks goes on here, too
+        self.reset()
+        self.task_ids = task_ids
 
     def __len__(self) -> int:
         return len(self.span_rows) + len(self.spans) + len(self.logs)

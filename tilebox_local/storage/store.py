@@ -6,7 +6,6 @@ import atexit
 import itertools
 import logging
 import os
-import sys
 import threading
 import weakref
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from tilebox_local.storage.connection import (
     open_writer,
     translate_errors,
 )
+from tilebox_local.storage.ending import MultiprocessingEnd
 from tilebox_local.storage.file import StoreFile
 from tilebox_local.storage.lockfile import LockFile
 from tilebox_local.storage.locks import find_lock_holders, process_name
@@ -56,6 +56,8 @@ T = TypeVar("T")
 
 MEMORY = ":memory:"
 _EXIT_TIMEOUT_S = 10.0
+_TERMINATION_TIMEOUT_S = 2.0
+_FORK_PATIENCE_S = 5.0
 _SMALLEST_DATABASE = 512
 _MAGIC = b"SQLite format 3\0"
 
@@ -126,6 +128,7 @@ class Store:
         # An in-memory database lives as long as a connection to it.
         self._anchor = open_reader(self.filename) if path is None else None
         _all_stores.add(self)
+        _multiprocessing_end.prepare()
 
     def _open_writer(self) -> apsw.Connection:
         """The write connection after a fork; the file has been checked before it."""
@@ -297,7 +300,11 @@ class Store:
         self._shut_down()
 
     def _shut_down(self) -> None:
-        self._users = 0
+        with _fork_lock:  # a child must not inherit a file that is half closed
+            self._users = 0
+            self._let_go()
+
+    def _let_go(self) -> None:
         try:
             self._checkpointer.close()  # before the writer, whose close is to be the last of this process
             self.writer.close(_EXIT_TIMEOUT_S)
@@ -310,16 +317,12 @@ class Store:
 
     def before_fork(self) -> None:
         """Let go of the file: SQLite must not be carried across a fork."""
-        if self.path is None or self.is_closed:
-            return
         self._checkpointer.before_fork()
         is_released = self.writer.before_fork()
         self._released = self._readers.before_fork() and is_released
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
-        if self.path is None or self.is_closed:
-            return
         self._released = True
         self._readers.after_fork_in_parent()
         self.writer.after_fork_in_parent()
@@ -368,14 +371,29 @@ def _close_all() -> None:
                 _log.error("%s", error)  # the interpreter exits: there is nobody to raise to
 
 
+def _flush_all() -> None:
+    """Commit what is queued, and wait for a thread that is closing a store."""
+    if _fork_lock.acquire(timeout=_TERMINATION_TIMEOUT_S):
+        _fork_lock.release()
+    for store in list(_all_stores):
+        if not store.is_closed:
+            store.flush(_TERMINATION_TIMEOUT_S)
+
+
+_multiprocessing_end = MultiprocessingEnd(_close_all, _flush_all)
+
 # Held from before a fork until after it; two threads must not fork, and pause the writers, at once.
-_fork_lock = threading.Lock()
+_fork_lock = threading.RLock()
 _forking: list[Store] = []
+_stores_lock_is_held = False
 
 
 def _before_fork() -> None:
+    global _stores_lock_is_held
     _fork_lock.acquire()
-    _forking[:] = list(_all_stores)
+    # Nobody may open a store meanwhile. Who is at it may be waiting for another process.
+    _stores_lock_is_held = _stores_lock.acquire(timeout=_FORK_PATIENCE_S)
+    _forking[:] = [store for store in _all_stores if store.path is not None and not store.is_closed]
     for store in _forking:
         store.before_fork()
 
@@ -384,19 +402,18 @@ def _after_fork_in_parent() -> None:
     for store in _forking:
         store.after_fork_in_parent()
     _forking.clear()
+    if _stores_lock_is_held:
+        _stores_lock.release()
     _fork_lock.release()
 
 
 def _after_fork_in_child() -> None:
     global _stores_lock, _fork_lock
-    _stores_lock, _fork_lock = threading.Lock(), threading.Lock()  # a thread of the parent may hold them
+    _stores_lock, _fork_lock = threading.Lock(), threading.RLock()  # threads of the parent hold them
     _forking.clear()
     for store in list(_all_stores):
         store.after_fork_in_child()
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None:
-        # A child of multiprocessing ends without atexit; it runs these finalizers instead.
-        util.register_after_fork(_all_stores, lambda _: util.Finalize(None, _close_all, exitpriority=100))
+    _multiprocessing_end.prepare()
 
 
 atexit.register(_close_all)

@@ -24,6 +24,7 @@ class ChangeWatch:
         # Not an Event: `wake` is called from signal handlers, which may interrupt a wait of the same thread.
         self._changes: SimpleQueue[None] = SimpleQueue()
         self._writer = store.writer
+        self._pid = os.getpid()
         self._writer.on_commit.append(self.wake)
         self._observer: Any = None
         if store.path is not None:
@@ -39,14 +40,16 @@ class ChangeWatch:
                     if change.src_path == wal and change.event_type in ("modified", "created"):
                         wake()
 
-            observer = Observer()
+            observer: Any = None
             try:
+                observer = Observer()
                 # The folder, not the file: the write-ahead log is deleted and created again.
                 observer.schedule(Handler(), self._folder, recursive=False)
                 observer.start()
                 self._observer = observer
-            except OSError:  # out of inotify watches: the backstop has to do
-                self._observer = None
+            except OSError:  # out of inotify instances or watches: the backstop has to do
+                if observer is not None:
+                    observer.stop()
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Wait for a change, at most `timeout_s` seconds and at most half a second."""
@@ -62,7 +65,8 @@ class ChangeWatch:
     def close(self) -> None:
         """Stop watching."""
         self._writer.on_commit.remove(self.wake)
-        if self._observer is not None:
+        # A forked child has none of the threads, and shares what the parent's wait for.
+        if self._observer is not None and self._pid == os.getpid():
             self._end_emitters()
             self._observer.stop()
             self._observer.join()

@@ -105,6 +105,7 @@ class Writer:
         self._commands: deque[_Command] = deque()
         self._wakeups: SimpleQueue[None] = SimpleQueue()
         self._start_lock = threading.Lock()
+        self._is_start_held = False
         self._thread: threading.Thread | None = None
         self._connection: apsw.Connection | None = None
         self._batch = Batch()
@@ -244,12 +245,14 @@ class Writer:
         without locks of its own. False if it is still open: inside of a transaction there is no letting go, and after
         some seconds it gives up, if another process keeps the lock that we wait for.
         """
-        with self._start_lock:
-            if self._thread is None or self._has_ended:
-                self._let_go()
-                return True
         if threading.current_thread() is self._thread:
             return False
+        self._start_lock.acquire()
+        if self._thread is None or self._has_ended:
+            self._let_go()
+            self._is_start_held = True  # until after the fork: a thread that starts would open the file again
+            return True
+        self._start_lock.release()
         self._paused.clear()
         self._resumed.clear()
         self._must_pause = True
@@ -260,6 +263,9 @@ class Writer:
         """Go on; the connection is opened again when it is needed."""
         self._must_pause = False
         self._resumed.set()
+        if self._is_start_held:
+            self._is_start_held = False
+            self._start_lock.release()
 
     def _pause(self) -> None:
         self._let_go()
@@ -282,7 +288,7 @@ class Writer:
         # Closing an inherited connection would drop the parent's locks and checkpoint its file: leak it.
         _leaked_connections.append(self._connection)
         self._reset()
-        self.queue.reset()
+        self.queue.after_fork_in_child()
         if refusal is not None:
             self._closed = self._has_ended = True
             self.queue.close(refusal)

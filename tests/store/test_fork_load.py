@@ -1,0 +1,83 @@
+"""Forks under load: nobody hangs, nothing is lost or stored twice."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from process_support import Stage
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+NIGHTLY = os.environ.get("TILEBOX_LOCAL_SOAK") == "nightly"
+
+LOAD = """
+FORKS = int(sys.argv[1])
+stop = threading.Event()
+
+def write(name):
+    number = 0
+    while not stop.is_set():
+        with spanned(f"{name} {number}"):
+            make(f"{name} {number} below", f"{name} {number}")
+        number += 1
+        time.sleep(0.0005)
+
+def read():
+    while not stop.is_set():
+        with client()._store.read() as connection:
+            connection.execute("SELECT count(*) FROM span_records").fetchall()
+        time.sleep(0.001)
+
+def transact():
+    while not stop.is_set():
+        client()._store.transact(lambda connection: None)
+        time.sleep(0.001)
+
+def reopen():
+    while not stop.is_set():
+        with Client(os.environ["STORE"] + "2") as other:
+            with other.tracer.span("other"):
+                pass
+        time.sleep(0.001)
+
+def fork(name):
+    for number in range(FORKS):
+        with spanned(f"{name} {number}"):
+            started = time.monotonic()
+            pid = os.fork()
+            if not pid:
+                os.close(read_end)
+                make(f"{name} {number} child", f"{name} {number}")
+                with client()._store.read() as connection:
+                    connection.execute("SELECT count(*) FROM span_records").fetchall()
+                client().close()
+                os._exit(0)
+            code = wait_for_child(pid)
+        os.write(write_end, f"{code}\\n".encode())
+
+read_end, write_end = os.pipe()
+client()
+load = [threading.Thread(target=write, args=(name,)) for name in "abcd"]
+load += [threading.Thread(target=each) for each in (read, transact, reopen)]
+forking = [threading.Thread(target=fork, args=(name,)) for name in ("x", "y")]
+for thread in load + forking:
+    thread.start()
+for thread in forking:
+    thread.join()
+stop.set()
+for thread in load:
+    thread.join()
+print(os.read(read_end, 65536).decode().split())
+"""
+
+
+@pytest.mark.parametrize("forks", [5, pytest.param(1000 if NIGHTLY else 100, marks=pytest.mark.soak)])
+def test_two_threads_fork_while_four_write(forks: int, stage: Stage) -> None:
+    """Children forked by two threads at once, while others write, read, commit and open, write; all spans are there."""
+    played = stage.end(stage.start("import warnings\nwarnings.simplefilter('ignore')\n" + LOAD, forks), 20 + 5 * forks)
+    assert (played.code, played.complaints, played.output) == (0, "", [str(["0"] * 2 * forks)])
+    assert sorted(played.stored, key=str) == played.acknowledged
+    assert sum(row[0].endswith("child") for row in played.stored) == 2 * forks
