@@ -7,6 +7,8 @@ TileboxLocalError
 │   ├── StoreBusyError            a reader waited longer than its timeout for another process
 │   ├── StoreFullError            the disk is full, or the file may not grow
 │   ├── StoreCorruptError         SQLite reports a damaged file
+│   ├── ForeignOpenError          another library of this process opens, or has open, a store that is in use
+│   ├── QueryTimeoutError         client.sql() took longer than its deadline (also a TimeoutError)
 │   ├── NotATileboxStoreError     a database or file of somebody else; never written to
 │   └── SchemaVersionError        written by a newer version of this package
 ├── NotFoundError (KeyError)      no such job, task or cluster
@@ -23,9 +25,11 @@ from __future__ import annotations
 __all__ = [
     "ArgumentError",
     "FlushTimeoutError",
+    "ForeignOpenError",
     "LeaseLostError",
     "NotATileboxStoreError",
     "NotFoundError",
+    "QueryTimeoutError",
     "SchemaVersionError",
     "StoreBusyError",
     "StoreClosedError",
@@ -86,6 +90,18 @@ class StoreCorruptError(StoreError):
     """SQLite reports that the file is damaged."""
 
     code = "store_corrupt"
+
+
+class ForeignOpenError(StoreError):
+    """Another library of this process would open a store that is in use, or has it open; see storage/guard.py."""
+
+    code = "foreign_open"
+
+
+class QueryTimeoutError(StoreError, TimeoutError):
+    """A query took longer than its deadline and was stopped; it changed nothing."""
+
+    code = "query_timeout"
 
 
 class NotATileboxStoreError(StoreError):
