@@ -300,28 +300,30 @@ print("go on", flush=True)
 sys.stdin.readline()
 client.clusters().create("new")
 print(os.path.exists(path + "-wal"), flush=True)
-attempt("parent", lambda: sqlite3.connect(path))
 attempt("log", lambda: open(path + "-wal"))
 attempt("shared memory", lambda: open(path + "-shm"))
+attempt("former log", lambda: open(path + ".former").close())
+attempt("parent", lambda: sqlite3.connect(path))
 client.close()
 attempt("closed", lambda: sqlite3.connect(path).close())
 """
     with start(CHILD + script, path, warnings="ignore") as process:
         assert [read_line(process) for _ in range(2)] == ["child ForeignOpenError", "go on"]
+        os.link(f"{path}-wal", f"{path}.former")  # keeps its inode; another file could get it
         run_ok(
             "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM spans').fetchall(); "
             "c.close()",
             path,
         )
         assert not Path(f"{path}-wal").exists()
-        Path(f"{path}.taken").write_text("the inode may go to somebody else")
         stdout, stderr = process.communicate("go\n", timeout=60)
     assert (stdout.splitlines(), stderr) == (
         [
             "True",
-            "parent ForeignOpenError",
             "log ForeignOpenError",
             "shared memory ForeignOpenError",
+            "former log done",
+            "parent ForeignOpenError",
             "closed done",
         ],
         "",

@@ -43,7 +43,7 @@ _Identity = tuple[int, int]  # device and inode
 
 
 class Guarded:
-    """One file under guard. Made by `guard`; `update` once it is open, `release` when it is closed."""
+    """One file under guard. Made by `guard`; `release` it when the store is closed."""
 
     __slots__ = ("identity", "is_inherited", "path", "user_count")
 
@@ -52,10 +52,6 @@ class Guarded:
         self.identity = identity
         self.user_count = 0
         self.is_inherited = False  # open connections came with a fork: this process must not use the file
-
-    def update(self) -> None:
-        """Guard the write-ahead log and the shared memory as well, now that they are there."""
-        _refresh()
 
     def release(self) -> None:
         """One user less. The guard ends with the last one, or, if readers are still open, when they are closed."""

@@ -151,8 +151,6 @@ class Store:
                 except BaseException:
                     self._stop_guarding()
                     raise
-                if self._guarded is not None:
-                    self._guarded.update()
                 return connection
         except NotATileboxStoreError:
             self._lock.remove_if_new()
