@@ -295,6 +295,7 @@ client = Client(path)
 def test_a_forked_child_guards_its_store(path: Path) -> None:
     """Parent and child refuse foreign opens after a fork, also of a log that was deleted and made again."""
     script = """
+attempt("before", lambda: open(path + "-wal"))
 fork(lambda: attempt("child", lambda: sqlite3.connect(path)))  # lets go of the file
 print("go on", flush=True)
 sys.stdin.readline()
@@ -308,7 +309,11 @@ client.close()
 attempt("closed", lambda: sqlite3.connect(path).close())
 """
     with start(CHILD + script, path, warnings="ignore") as process:
-        assert [read_line(process) for _ in range(2)] == ["child ForeignOpenError", "go on"]
+        assert [read_line(process) for _ in range(3)] == [
+            "before ForeignOpenError",
+            "child ForeignOpenError",
+            "go on",
+        ]
         os.link(f"{path}-wal", f"{path}.former")  # keeps its inode; another file could get it
         run_ok(
             "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM spans').fetchall(); "
