@@ -303,7 +303,7 @@ client.clusters().create("new")
 print(os.path.exists(path + "-wal"), flush=True)
 attempt("log", lambda: open(path + "-wal"))
 attempt("shared memory", lambda: open(path + "-shm"))
-attempt("former log", lambda: open(path + ".former").close())
+attempt("former log", lambda: open(path + ".formerwal").close())
 attempt("parent", lambda: sqlite3.connect(path))
 client.close()
 attempt("closed", lambda: sqlite3.connect(path).close())
@@ -314,7 +314,8 @@ attempt("closed", lambda: sqlite3.connect(path).close())
             "child ForeignOpenError",
             "go on",
         ]
-        os.link(f"{path}-wal", f"{path}.former")  # keeps its inode; another file could get it
+        for name in ("-wal", "-shm"):  # keeps the inodes, which other files could get
+            os.link(f"{path}{name}", f"{path}.former{name[1:]}")
         run_ok(
             "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM spans').fetchall(); "
             "c.close()",
