@@ -32,12 +32,20 @@
 -- The file itself
 -- ---------------------------------------------------------------------------------------------------------------
 
--- Facts about the file, one row each: 'created_ns', 'store_id' (UUID text), 'commit_no' (transactions so far; who
--- commits notes the number beside the file, too, in <file>.lock, so that commits that are missing later are noticed).
+-- Facts about the file, one row each: 'created_ns', 'store_id' (UUID text).
 CREATE TABLE store_records (
   key   TEXT NOT NULL PRIMARY KEY,
   value ANY  NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- How many transactions there were: one row, counted up by each. Who commits notes the number beside the file, too, in
+-- <file>.lock, so that commits that are missing later are noticed.
+CREATE TABLE commit_records (
+  commit_key INTEGER PRIMARY KEY CHECK (commit_key = 1),
+  commit_no  INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO commit_records (commit_key, commit_no) VALUES (1, 0);
 
 -- Processes that have written to this file. Statistics are of this process, as of last_seen_ns.
 CREATE TABLE writer_records (

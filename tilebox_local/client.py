@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tilebox_local.automations.client import AutomationClient
     from tilebox_local.cache import JobCache
     from tilebox_local.data import Cluster
+    from tilebox_local.doctor import Diagnosis
     from tilebox_local.storage.bookkeeping import WriterStats
     from tilebox_local.storage.store import Store
     from tilebox_local.storage_locations.client import StorageLocationClient
@@ -172,6 +173,17 @@ class Client:
     def stats(self) -> WriterStats:
         """What this process has queued, written, dropped and quarantined."""
         return self._store.stats()
+
+    def doctor(self) -> Diagnosis:
+        """Look at the store, its file and its disk, and name what went wrong last.
+
+        `str()` of the result is a report; `last_crash` tells which runner, process, task and attempt, the deepest span
+        that was open, the last log record, and how long nothing had been seen of it. Takes milliseconds, and reads the
+        whole file if it is smaller than 1 GiB. Raises StoreError if the store cannot be read at all.
+        """
+        from tilebox_local.doctor import examine
+
+        return examine(self._open_store())
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Return when all telemetry so far is committed and other processes can read it.

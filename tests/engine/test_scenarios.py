@@ -1,5 +1,6 @@
 """Workflows from submission to their end, through the public API, as the contract (3.2 to 3.12, 4.8) describes them."""
 
+import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,7 +11,7 @@ import apsw
 import pytest
 from scripted import Do, fail, subtasks
 
-from tilebox_local import Task, ids
+from tilebox_local import Task, clock, ids
 from tilebox_local.data import ExecutionStats, Job, JobState, ProgressIndicator, TaskIdentifier, TaskLease, TaskState
 from tilebox_local.errors import ArgumentError, NotFoundError
 
@@ -843,6 +844,31 @@ def test_wall_clock_set_back(script, frozen):
     stats = script.play(root=lambda context: frozen.advance(-3600)).execution_stats
     assert (stats.compute_time, stats.elapsed_time) == (timedelta(0), timedelta(0))
     assert stats.last_task_stopped_at == stats.first_task_started_at
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_wall_clock_jumps(script, monkeypatch, seed):
+    """A wall clock that jumps by up to a day at each look changes no state, loses no span and breaks no question."""
+    jumps = random.Random(seed)
+    monkeypatch.setattr(clock, "wall_ns", lambda: 1_800_000_000_000_000_000 + jumps.randint(-(10**14), 10**14))
+
+    def fan(context):
+        context.submit_subtasks([Do("leaf 1"), Do("leaf 2")])
+        context.progress("p").add(2)
+        with context.tracer.span("work"):
+            context.logger.info("working")
+
+    job = script.submit(root=fan)
+    script.run()
+    found = script.jobs.find(job)
+    assert found.state is JobState.COMPLETED
+    assert found.execution_stats.compute_time >= timedelta(0)
+    names = sorted(span.name for span in script.jobs.query_spans(job))
+    assert names == ["job/job", "task/Do", "task/Do", "task/Do", "work"]
+    assert [record.body for record in script.jobs.query_logs(job)] == ["working"]
+    with script.client._store.read() as connection:
+        assert connection.execute("SELECT count(*) FROM spans WHERE duration_ms < 0").get == 0
+        assert connection.execute("SELECT count(*) FROM tasks WHERE duration_ms < 0").get == 0
 
 
 # -- dispatch (3.12) ---------------------------------------------------------------------------------------------------

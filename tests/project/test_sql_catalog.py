@@ -65,7 +65,8 @@ def test_schema_documents_every_column() -> None:
     schema = read_schema_sql()
     tables = re.findall(r"^CREATE TABLE (\w+) \(\n(.*?)\n\)", schema, re.DOTALL | re.MULTILINE)
     assert {name for name, _ in tables} == {
-        "store_records", "writer_records", "quarantine_records", "incident_records", "resource_records",
+        "store_records", "commit_records", "writer_records", "quarantine_records", "incident_records",
+        "resource_records",
         "scope_records",
         "cluster_records", "runner_records", "job_records", "identifier_records", "group_records",
         "group_dependency_records", "task_records", "progress_records", "trace_records", "span_records",

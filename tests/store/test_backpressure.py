@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,9 @@ def test_what_is_dropped_is_counted(
     store.flush()
     assert rows(store, "SELECT (SELECT count(*) FROM span_records), (SELECT count(*) FROM log_records)") == [(40, 20)]
     assert rows(store, "SELECT dropped_count, quarantined_count FROM writer_records") == [(dropped, 0)]
+    assert rows(store, "SELECT kind, message, pid FROM incidents") == [
+        ("gap", f"{dropped} spans and log records were dropped: constraint failed", os.getpid())
+    ]
     make_spans(tracer, 20, "again")
     store.flush()
     assert len(names(store)) == 60

@@ -170,12 +170,12 @@ def test_an_idle_store_is_synced(clock: Clock, store: Store) -> None:
     assert [synchronous(store), synchronous(store)] == [FULL, NORMAL]
     synced = threading.Event()
     store.writer.on_commit.append(synced.set)
-    ((before,),) = rows(store, "SELECT value FROM store_records WHERE key = 'commit_no'")
+    ((before,),) = rows(store, "SELECT commit_no FROM commit_records")
     clock.now += 1_000_000_000
     until(lambda: store.writer.queue.idle)
     store.writer.queue.attend()  # or wait for a second
     assert synced.wait(PATIENCE_S)
-    assert rows(store, "SELECT value FROM store_records WHERE key = 'commit_no'") == [(before + 1,)]
+    assert rows(store, "SELECT commit_no FROM commit_records") == [(before + 1,)]
     assert synchronous(store) == NORMAL  # the sync was a FULL commit
 
 
@@ -184,9 +184,9 @@ def test_close_waits_for_the_disk(path: Path) -> None:
     """Closing syncs what the last commits left to the operating system."""
     store = open_store(path)
     assert [synchronous(store), synchronous(store)] == [FULL, NORMAL]
-    ((before,),) = rows(store, "SELECT value FROM store_records WHERE key = 'commit_no'")
+    ((before,),) = rows(store, "SELECT commit_no FROM commit_records")
     store.close()
-    assert outside(path, "SELECT value FROM store_records WHERE key = 'commit_no'") == [(before + 1,)]
+    assert outside(path, "SELECT commit_no FROM commit_records") == [(before + 1,)]
 
 
 @pytest.mark.usefixtures("clock")

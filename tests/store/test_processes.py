@@ -20,6 +20,10 @@ from store_support import (
     until,
 )
 
+from tilebox_local.storage import lockfile
+from tilebox_local.storage import writer as writer_module
+from tilebox_local.storage.store import open_store
+
 if TYPE_CHECKING:
     from tilebox_local.storage.store import Store
 
@@ -99,6 +103,56 @@ store.close()
         assert other.communicate("go\n", timeout=60) == ("", "")
     thread.join()
     assert added_scopes(store) == ["theirs", "ours"]
+
+
+@pytest.mark.parametrize("how", ["SQLite's lock", "our lock"])
+def test_who_keeps_a_transaction_waiting_is_named(
+    store: Store, path: Path, how: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another program may keep the file locked as long as it likes: nobody gets an error, but is told who it is."""
+    monkeypatch.setattr(writer_module, "_PATIENCE_S", 0.05)
+    lock = "connection.execute('BEGIN IMMEDIATE')" if how == "SQLite's lock" else "fcntl.flock(file, fcntl.LOCK_EX)"
+    script = f"""
+import fcntl, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+file = open(sys.argv[1] + ".lock", "r+")
+{lock}
+print("locked", flush=True)
+sys.stdin.read()
+"""
+    with start(script, path) as other:
+        assert read_line(other) == "locked"
+        thread = threading.Thread(target=store.transact, args=(add_scope("ours"),))
+        thread.start()
+        until(lambda: caplog.records)
+        assert caplog.messages == [f"{path} is locked by process {other.pid} (python); waiting for it."]
+        assert thread.is_alive()
+        other.communicate("")
+    thread.join()
+    assert added_scopes(store) == ["ours"]
+
+
+def test_who_keeps_a_store_from_opening_is_named(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Opening waits, too, and says for whom."""
+    monkeypatch.setattr(lockfile, "_PATIENCE_S", 0.05)
+    open_store(path).close()
+    script = """
+import fcntl, sys
+file = open(sys.argv[1] + ".lock", "r+")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+    with start(script, path) as other:
+        assert read_line(other) == "locked"
+        thread = threading.Thread(target=lambda: open_store(path).close())
+        thread.start()
+        until(lambda: caplog.records)
+        assert caplog.messages == [f"{path} is locked by process {other.pid} (python); waiting for it."]
+        other.communicate("")
+        thread.join()
 
 
 FORK = """

@@ -38,6 +38,7 @@ needs_cli = pytest.mark.skipif(SQLITE3 is None, reason="the system has no sqlite
 # name -> (strict, without rowid)
 TABLES = {
     "cluster_records": (1, 0),
+    "commit_records": (1, 0),
     "event_records": (1, 1),
     "group_dependency_records": (1, 1),
     "group_records": (1, 0),
@@ -132,8 +133,9 @@ def test_fresh_store_holds_the_rows_that_code_relies_on(path: Path, monkeypatch:
         rows = {name: connection.execute(f"SELECT * FROM {name}").fetchall() for name in TABLES}
     facts = dict(rows.pop("store_records"))
     assert str(UUID(facts.pop("store_id"))) != str(UUID(int=0))
-    assert facts == {"created_ns": 1_700_000_000_000_000_001, "commit_no": 0}
+    assert facts == {"created_ns": 1_700_000_000_000_000_001}
     assert {name: found for name, found in rows.items() if found} == {
+        "commit_records": [(1, 0)],
         "scope_records": [(1, "tilebox.com/observability", "")],
         "cluster_records": [(1, "default", "Default", None, 0, None)],
         "trace_records": [(0, bytes(16), None)],
@@ -554,6 +556,27 @@ def test_an_empty_file_becomes_a_store(path: Path) -> None:
     assert outside(path, "SELECT count(*) FROM spans") == [(0,)]
 
 
+def test_a_newer_major_version_is_noticed_while_the_store_is_open(store: Store, path: Path) -> None:
+    """When another process has migrated the file beyond what this one knows, nothing more is written to it."""
+    run_ok(BUMP, path, 2000)
+    with pytest.raises(SchemaVersionError, match="was written by a newer tilebox-local") as caught:
+        store.transact(lambda connection: add_span(connection, 1))
+    assert (caught.value.found, caught.value.supported) == (2000, SCHEMA_VERSION)
+    assert count_spans(store) == 0
+    run_ok(BUMP, path, SCHEMA_VERSION + 1)
+    store.transact(lambda connection: add_span(connection, 1))
+    assert count_spans(store) == 1
+
+
+BUMP = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute(f"PRAGMA user_version = {sys.argv[2]}")
+connection.commit()
+connection.close()
+"""
+
+
 def test_a_newer_minor_version_can_be_used(path: Path) -> None:
     """A store of a newer minor version, which only adds, is read and written; its version and additions stay."""
     open_store(path).close()
@@ -599,7 +622,7 @@ open_store(sys.argv[1])
     with closing(open_store(path)) as store:
         store.transact(lambda connection: add_span(connection, 1))
     assert outside(path, "SELECT count(*) FROM span_records") == [(1,)]
-    assert outside(path, "SELECT count(*) FROM store_records") == [(3,)]
+    assert outside(path, "SELECT count(*) FROM store_records") == [(2,)]
 
 
 RACE = """
@@ -619,7 +642,6 @@ def test_first_open_by_many_processes(path: Path) -> None:
     """Eight processes that open a new path at the same time make one store, and none of them sees an error."""
     assert run_together(RACE, [(path, number) for number in range(8)]) == [("", "", 0)] * 8
     assert outside(path, "SELECT key, count(*) FROM store_records GROUP BY key") == [
-        ("commit_no", 1),
         ("created_ns", 1),
         ("store_id", 1),
     ]

@@ -118,12 +118,12 @@ def claim_task(
     task_no = _next_task_no(connection, cluster_no, identifiers, after)
     if task_no is None:
         return None
-    rows = run(
+    run(
         connection,
         "claim_task",
         {"task_no": task_no, "runner_no": runner_no, "now_ns": now_ns, "lease_expires_boot_ns": lease_expires_boot_ns},
     )
-    return ClaimedTask._make(rows[0])
+    return ClaimedTask._make(run(connection, "claimed_task", (task_no,))[0])
 
 
 def job_of_task(connection: apsw.Connection, job_no: int) -> ClaimedJob:

@@ -61,7 +61,11 @@ UPDATE task_records
    SET state = 2, ready = 0, attempt = attempt + 1, runner_no = :runner_no, started_ns = :now_ns,
        lease_expires_boot_ns = :lease_expires_boot_ns
  WHERE task_no = :task_no AND state = 1 AND ready = 1
-RETURNING task_no, attempt, task_id, identifier_no, input, display, retry_count, started_ns, parent_no, job_no
+
+-- name: claimed_task
+-- What has just been claimed. As RETURNING of the UPDATE it would take twice as long.
+SELECT task_no, attempt, task_id, identifier_no, input, display, retry_count, started_ns, parent_no, job_no
+FROM task_records WHERE task_no = ?
 
 -- name: job_of_task
 -- What a runner needs to know of the job of a task it has claimed; none of it ever changes.

@@ -50,20 +50,20 @@ class StoreFile:
 
     def __init__(self, path: Path, lock: LockFile) -> None:
         self._path = str(path)
-        self._log_path = f"{path}-wal"
+        self._main_path, self._log_path = os.fsencode(path), os.fsencode(f"{path}-wal")  # bytes are quicker
         self._lock = lock
         self._main: tuple[int, int] | None = None
         self._log: tuple[int, int] | None = None
-        self._store_id = ""
+        self._store_id = b""
 
     def attach(self, connection: apsw.Connection) -> None:
         """Remember what `connection` has open. Later ones must have the same file open, but maybe a new log.
 
         Raises StoreReplacedError: the path leads to another file by now.
         """
-        self._store_id = value(connection, "store_id")  # SQLite opens the log when something is first read
+        self._store_id = value(connection, "store_id").encode()  # SQLite opens the log when something is first read
         if self._main is None:
-            self._main = _identity(self._path)
+            self._main = _identity(self._main_path)
         self._log = _identity(self._log_path)
         self.verify()
 
@@ -83,13 +83,13 @@ class StoreFile:
 
     def verify_main(self) -> None:
         """The same without the log, for before it is opened again."""
-        if self._main is not None and _identity(self._path) != self._main:
+        if self._main is not None and _identity(self._main_path) != self._main:
             raise self._error("was deleted, renamed or replaced")
 
     @property
     def is_same_file(self) -> bool:
         """Whether the path still leads to the file that was opened, whatever has become of its log."""
-        return _identity(self._path) == self._main
+        return _identity(self._main_path) == self._main
 
     def _error(self, what: str, rescued: str = "") -> StoreReplacedError:
         return StoreReplacedError(
@@ -99,7 +99,7 @@ class StoreFile:
 
     def rescue(self, connection: apsw.Connection, error: StoreReplacedError) -> StoreReplacedError:
         """Copy what `connection` still sees to a file beside the path; the error that says so."""
-        target = f"{self._path}.rescued-{self._store_id[:8]}"
+        target = f"{self._path}.rescued-{self._store_id[:8].decode()}"
         size = int(connection.pragma("page_count")) * int(connection.pragma("page_size"))
         try:
             if size > min(_MAX_RESCUED_BYTES, shutil.disk_usage(os.path.dirname(target)).free // 2):  # noqa: PTH120
@@ -115,12 +115,12 @@ class StoreFile:
     def note_commit(self, commit_no: int) -> None:
         """Note that this commit has happened. Inside of the lock."""
         with contextlib.suppress(OSError):  # no file system without room keeps a commit from counting
-            self._lock.write_note(f"{self._store_id} {commit_no:020} {clock.wall_ns():020}\n".encode())
+            self._lock.write_note(b"%s %020d %020d\n" % (self._store_id, commit_no, clock.wall_ns()))
 
     def missing_commits(self, connection: apsw.Connection) -> MissingCommits | None:
         """What was noted and is not there any more; None if nothing is missing. Inside of the lock."""
         try:
-            store_id, noted, last_ns = self._lock.read_note().decode("ascii").split()
+            store_id, noted, last_ns = self._lock.read_note().split()
             missing = int(noted) - int(value(connection, "commit_no"))
             if store_id == self._store_id and missing > 0:
                 return MissingCommits(missing, int(last_ns))
@@ -129,7 +129,7 @@ class StoreFile:
         return None
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _identity(path: bytes) -> tuple[int, int] | None:
     try:
         status = os.stat(path)  # noqa: PTH116 -- for speed; stat does not open the file, which would be dangerous
     except OSError:

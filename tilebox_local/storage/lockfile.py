@@ -19,12 +19,14 @@ except ImportError:  # Windows: SQLite's own lock and its busy handler have to d
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["LockFile"]
 
 _RETRY_NS = 100_000
 _NOTE_BYTES = 128
+_PATIENCE_S = 5.0
+_POLL_S = 0.002
 
 
 class LockFile:
@@ -59,11 +61,11 @@ class LockFile:
             os.pwrite(self._fd, note, 0)
 
     @contextlib.contextmanager
-    def held(self, *, is_urgent: bool = False) -> Iterator[None]:
+    def held(self, *, is_urgent: bool = False, on_slow: Callable[[], object] | None = None) -> Iterator[None]:
         """Wait for the lock, as long as it takes, and hold it inside the block. Not reentrant.
 
         `is_urgent`: a thread waits for what is done inside, so try again for a moment before going to sleep: the lock
-        is held for as long as it takes to wake a thread up.
+        is held for as long as it takes to wake a thread up. `on_slow`: called once when it takes some seconds.
         """
         with self._lock:
             fd = self._descriptor()
@@ -75,7 +77,7 @@ class LockFile:
             except OSError:
                 self.wait_count += 1
                 begun = time.monotonic_ns()
-                if not (is_urgent and self._retry(fd)):
+                if not (is_urgent and self._retry(fd)) and not (on_slow and self._wait_a_while(fd, on_slow)):
                     fcntl.flock(fd, fcntl.LOCK_EX)
                 self.wait_duration_ns += time.monotonic_ns() - begun
             try:
@@ -109,6 +111,17 @@ class LockFile:
             with contextlib.suppress(OSError):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return True
+        return False
+
+    def _wait_a_while(self, fd: int, on_slow: Callable[[], object]) -> bool:
+        """Try for some seconds, then tell."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+        on_slow()
         return False
 
     def remove_if_new(self) -> None:

@@ -25,13 +25,14 @@ class LockHolders:
 
 def find_lock_holders(path: Path, locks: Path = Path("/proc/locks")) -> LockHolders:
     """Processes that hold locks of the store at `path` right now. Never raises."""
-    holders = LockHolders(set(), set(), set())
+    writers: set[int] = set()
+    inside: set[int] = set()
+    readers: set[int] = set()
+    shared_memory, lock_file = _inode(f"{path}-shm"), _inode(f"{path}.lock")
     try:
-        shared_memory, lock_file = _inode(f"{path}-shm"), _inode(f"{path}.lock")
         lines = locks.read_text().splitlines()
     except OSError:
-        return holders
-    writers, inside, readers = set(), set(), set()
+        lines = []
     for line in lines:
         fields = line.split()
         if len(fields) < 8 or fields[1] == "->":  # "->": waits for the lock of the line before
@@ -59,5 +60,8 @@ def process_name(pid: int) -> str:
         return f"process {pid}"
 
 
-def _inode(path: str) -> str:
-    return str(os.stat(path).st_ino)  # noqa: PTH116 -- stat does not open the file, which would be dangerous
+def _inode(path: str) -> str | None:
+    try:
+        return str(os.stat(path).st_ino)  # noqa: PTH116 -- stat does not open the file, which would be dangerous
+    except OSError:
+        return None

@@ -105,7 +105,7 @@ def _create(connection: apsw.Connection) -> None:
         for statement in statements(read_schema_sql()):
             connection.execute(statement).fetchall()
         connection.execute(
-            "INSERT INTO store_records (key, value) VALUES ('created_ns', ?), ('store_id', ?), ('commit_no', 0)",
+            "INSERT INTO store_records (key, value) VALUES ('created_ns', ?), ('store_id', ?)",
             (clock.wall_ns(), str(uuid.uuid4())),
         )
         connection.pragma("application_id", APPLICATION_ID)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tilebox_local import clock
-from tilebox_local.catalog import value
+from tilebox_local.catalog import run, value
 from tilebox_local.errors import (
     FlushTimeoutError,
     NotATileboxStoreError,
@@ -149,7 +149,7 @@ class Store:
         try:
             if self.path is not None:
                 _check_path(self.path)
-            with self._lock.held(), translate_errors(self._label):
+            with self._lock.held(on_slow=self._name_lockers), translate_errors(self._label):
                 if self.path is not None and not self.path.exists():
                     self.path.touch(mode=0o600)
                 has_log = self.path is not None and self.path.with_name(f"{self.path.name}-wal").exists()
@@ -186,17 +186,22 @@ class Store:
         _log.error("%s: %s", self._label, message)
         with immediate(connection):
             write_incident(connection, "tail lost", message, last_seen_ns=missing.last_ns)
-            file.note_commit(value(connection, "next_commit_no"))
+            run(connection, "count_commit")
+        file.note_commit(value(connection, "commit_no"))
 
     def _explain_wait(self) -> None:
-        """Say who keeps us from writing."""
+        """Say what keeps us from writing."""
+        if not self._name_lockers() and self.writer.last_error is not None:
+            _log.error("%s cannot be written: %s. Trying again.", self._label, self.writer.last_error)
+
+    def _name_lockers(self) -> bool:
+        """Say who keeps others from writing; whether somebody does."""
         holders = None if self.path is None else find_lock_holders(self.path)
-        culprits = [] if holders is None else holders.writers or holders.inside
-        others = [process_name(pid) for pid in culprits if pid != os.getpid()]
+        lockers = [] if holders is None else holders.writers or holders.inside
+        others = [process_name(pid) for pid in lockers if pid != os.getpid()]
         if others:
             _log.error("%s is locked by %s; waiting for it.", self._label, ", ".join(others))
-        elif self.writer.last_error is not None:
-            _log.error("%s cannot be written: %s. Trying again.", self._label, self.writer.last_error)
+        return bool(others)
 
     def _name_readers(self) -> str:
         readers = [] if self.path is None else find_lock_holders(self.path).readers

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import apsw
 
 from tilebox_local import clock
-from tilebox_local.catalog import value
+from tilebox_local.catalog import run, value
 from tilebox_local.errors import ArgumentError, FlushTimeoutError, StoreClosedError, StoreError, StoreReplacedError
 from tilebox_local.storage.batch import STORE_ERRORS, Batch
 from tilebox_local.storage.bookkeeping import Bookkeeping, WriterStats
@@ -463,7 +463,8 @@ class Writer:
             for command in commands:
                 self._run_command(connection, command)
             self._books.write(connection, self._batch, now, is_last=is_last)
-            commit_no = value(connection, "next_commit_no")
+            run(connection, "count_commit")
+            commit_no = value(connection, "commit_no")
             connection.execute("COMMIT")
         except BaseException:
             self._batch.rollback()

@@ -1,0 +1,219 @@
+"""The flight recorder: what a process was doing when it died, and what becomes of what it left open."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+
+from tilebox_local import Client, Task
+from tilebox_local.process import process_identity
+
+HOST = process_identity().host
+SCRIPT = """
+import os, sys
+from tilebox_local import Client, Task
+
+class Tile(Task):
+    def execute(self, context):
+        with context.tracer.span("read"):
+            context.logger.info("opening %s", "B04")
+            with context.tracer.span("warp"):
+                pass
+            with context.tracer.span("scale"):
+                context.logger.info("block 7")
+                client.flush()
+                stop()
+
+def stop():
+    print("open", flush=True)
+    if sys.stdin.readline() == "exit\\n":
+        os._exit(9)
+
+client = Client(sys.argv[1], name="crashing")
+if sys.argv[2] == "runner":
+    client.runner(tasks=[Tile]).run_all()
+elif sys.argv[2] == "spans":
+    with client.tracer.span("outer"), client.tracer.span("inner"):
+        client.flush()
+        stop()
+elif sys.argv[2] == "closed":
+    span = client.tracer_provider.get_tracer("x").start_span("left open")
+    client._store.writer.queue.attend()
+    stop()
+    client.close()
+else:
+    with client.tracer.span("done"):
+        pass
+    client.flush()
+    stop()
+print("end", flush=True)
+client.close()
+"""
+
+
+class Process:
+    """A process that stops in the middle of what it does."""
+
+    def __init__(self, path, mode):
+        self.popen = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(path), mode], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert "open\n" in iter(self.popen.stdout.readline, "")  # after what the console shows of the logs
+        self.pid = self.popen.pid
+
+    def kill(self):
+        self.popen.send_signal(signal.SIGKILL)
+        self.popen.communicate()
+
+    def tell(self, line):
+        self.popen.communicate(f"{line}\n", timeout=60)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where the store is."""
+    return tmp_path / "store.db"
+
+
+def open_spans_are_written(client, count):
+    """Wait until spans that are open in another process can be seen here."""
+    deadline = 60 * 20
+    for _ in range(deadline):
+        with client._store.read() as connection:
+            if connection.execute("SELECT count(*) FROM span_records WHERE duration_ns IS NULL").get == count:
+                return
+        signal.sigtimedwait([], 0.05)
+    raise AssertionError("the spans are not there")
+
+
+class Tile(Task):
+    """Stands for the class of the other process."""
+
+    def execute(self, context):
+        pass
+
+
+def test_a_killed_runner_is_named(path):
+    """doctor() names the runner, its process, the task and attempt, the deepest open span and the last log record."""
+    with Client(path) as client:
+        job = client.jobs().submit("job", Tile())
+        process = Process(path, "runner")
+        open_spans_are_written(client, 3)
+        process.kill()
+        crash = client.doctor().last_crash
+        assert crash is not None
+        assert (crash.kind, crash.host, crash.pid) == ("crash", HOST, process.pid)
+        assert (crash.task_name, crash.attempt) == ("Tile", 1)
+        assert crash.message == f"The runner died (process {process.pid} on {HOST})."
+        assert crash.job_id == str(job.id)
+        assert crash.span_path == "task/Tile > read > scale"
+        assert crash.last_log == "block 7"
+        assert crash.last_log_at <= crash.last_seen_at <= crash.time
+        assert crash.unseen == crash.time - crash.last_seen_at
+        assert crash.unseen < timedelta(minutes=1)
+        spans = client.jobs().query_spans(job)
+        interrupted = [span for span in spans if "interrupted" in span.status_message]
+        assert [(span.name, span.status_code, span.end_time) for span in interrupted] == [
+            (name, "STATUS_CODE_ERROR", crash.last_seen_at) for name in ("task/Tile", "read", "scale")
+        ]
+        assert interrupted[0].runner_attributes["service.instance.id"] == crash.runner
+        report = str(client.doctor())
+        assert f"  task      Tile, attempt 1, {crash.task_id}" in report
+        assert f"  runner    {crash.runner}, process {process.pid} on {HOST}" in report
+        assert "  in span   task/Tile > read > scale" in report
+        assert report.count("crash:") == 1  # each crash is recorded once
+
+
+def test_a_killed_program_without_tasks(path):
+    """Spans of a killed process without tasks end with its last sign of life, when the next client opens the store."""
+    process = Process(path, "spans")
+    with Client(path) as client:
+        open_spans_are_written(client, 2)
+    process.kill()
+    with Client(path) as client, client._store.read() as connection:
+        incidents = connection.execute("SELECT kind, pid, span_path, task_name FROM incidents").fetchall()
+        assert incidents == [("crash", process.pid, "outer > inner", None)]
+        ends = connection.execute("SELECT status, status_message, end_time FROM spans").fetchall()
+        last_seen = connection.execute("SELECT last_seen_at FROM incidents").get
+        assert ends == [("ERROR", f"interrupted: The process ended (process {process.pid} on {HOST}).", last_seen)] * 2
+        query = "SELECT has_crashed, ended_at FROM writers WHERE pid = ?"
+        assert connection.execute(query, (process.pid,)).get == (1, last_seen)
+
+
+def test_os_exit_counts_as_a_crash(path):
+    """A process that ends by os._exit() without closing the store is recorded; nothing that it committed is lost."""
+    process = Process(path, "nothing open")
+    process.tell("exit")
+    with Client(path) as client:
+        diagnosis = client.doctor()
+        how = "it was killed, or called os._exit()."
+        assert [incident.message for incident in diagnosis.incidents] == [
+            f"A process ended without closing the store (process {process.pid} on {HOST}): {how}"
+        ]
+        with client._store.read() as connection:
+            assert connection.execute("SELECT name, status FROM spans").fetchall() == [("done", "UNSET")]
+
+
+def test_a_process_that_closes_is_no_crash(path):
+    """A process that closes the store, or ends normally, leaves no incident behind, and its statistics."""
+    process = Process(path, "nothing open")
+    process.tell("go")
+    with Client(path) as client, client._store.read() as connection:
+        assert client.doctor().incidents == []
+        query = "SELECT pid, has_crashed, written, queued, ended_at NOT NULL FROM writers"
+        assert connection.execute(query).fetchall() == [(process.pid, 0, 1, 0, 1)]
+
+
+def test_a_span_that_was_left_open_by_a_closed_client(path):
+    """A span that nobody ended before its process did is ended by who comes next; that is no crash."""
+    process = Process(path, "closed")
+    with Client(path) as client:
+        open_spans_are_written(client, 1)
+    process.tell("go")
+    with Client(path) as client, client._store.read() as connection:
+        assert connection.execute("SELECT name, status FROM spans").fetchall() == [("left open", "ERROR")]
+        assert connection.execute("SELECT count(*) FROM incidents").get == 0
+
+
+def test_a_live_process_is_left_alone(path):
+    """Open spans of a process that lives stay open, whoever opens the store, and its open store is no crash."""
+    process = Process(path, "spans")
+    with Client(path) as client:
+        open_spans_are_written(client, 2)
+        assert client.doctor().incidents == []
+        with client._store.read() as connection:
+            assert connection.execute("SELECT count(*) FROM spans WHERE end_time IS NULL").get == 2
+    process.tell("go")
+
+
+def test_a_doctor_looks_at_a_healthy_store(path):
+    """Nothing is wrong with a fresh store; what was looked at is listed, and what others may do with the file."""
+    with Client(path) as client:
+        with client.tracer.span("span"):
+            pass
+        client.flush()
+        diagnosis = client.doctor()
+        findings = [finding for finding in diagnosis.findings if finding.subject != "sqlite3"]
+        subjects = ["versions", "disk", "space", "access", "log", "structure", "commits", "telemetry"]
+        assert [finding.subject for finding in findings] == subjects
+        assert [finding for finding in findings if finding.level != "ok" and finding.subject != "space"] == []
+        assert diagnosis.last_crash is None
+        path.chmod(0o644)
+        after = client.doctor()
+        assert [finding.message for finding in after.findings if finding.subject == "access"] == [
+            "mode 0644: not only its owner may use it; `chmod 600` it while nobody has it open"
+        ]
+        assert not after.ok
+
+
+def test_a_doctor_for_a_store_in_memory():
+    """A store in memory has no place to look at."""
+    with Client(":memory:") as client:
+        subjects = [finding.subject for finding in client.doctor().findings if finding.subject != "sqlite3"]
+        assert subjects == ["versions", "structure", "commits", "telemetry"]
+        assert os.fspath(client.doctor().path) == ":memory:"
