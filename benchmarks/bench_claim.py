@@ -122,7 +122,7 @@ def measure(folder: Path, many: int, rounds: int) -> dict[str, Any]:
 
 def run(options: Options) -> Iterator[Result]:
     """Both ways to look for a task."""
-    many = options.pick(100_000, 10_000)
+    many = options.pick(1_000_000, 10_000)
     found = in_fresh_process(measure, many=many, rounds=options.pick(9, 2))
     for name, (ours, peers) in found.items():
         yield Result(

@@ -36,6 +36,7 @@ class Options:
     """How much to measure. A quick run shows that the benchmark works, not how fast things are."""
 
     quick: bool = False
+    large: bool = False  # also what takes minutes and gigabytes
 
     def pick(self, full: int, quick: int) -> int:
         """`full`, or `quick` in a quick run."""
@@ -157,6 +158,12 @@ def check_equal(what: str, found: int, expected: int) -> None:
     """Stop a benchmark that did not do the work it is timed for."""
     if found != expected:
         raise RuntimeError(f"{what}: {found:,} instead of {expected:,}.")
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that this share of the values does not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def rss_mb() -> float:

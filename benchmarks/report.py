@@ -49,7 +49,7 @@ def to_markdown(sections: Sequence[Section], facts: dict[str, Any]) -> str:
         "make install",
         ".venv/bin/python -m benchmarks.run                     # all, one JSON line per case",
         ".venv/bin/python -m benchmarks.run span_cost tasks     # some",
-        ".venv/bin/python -m benchmarks.run --write             # all, and this file",
+        ".venv/bin/python -m benchmarks.run --write --large     # all, with a store of 1.3 GB, and this file",
         "```",
         "",
         "Files are written below `$TMPDIR`; set it to choose the disk. huey is measured where it is installed.",

@@ -1,4 +1,4 @@
-"""Run the benchmarks: `python -m benchmarks.run [--quick] [--write] [names...]`. One JSON line per case.
+"""Run the benchmarks: `python -m benchmarks.run [--quick] [--large] [--write] [names...]`. One JSON line per case.
 
 `--write` runs all of them and writes benchmarks/RESULTS.md, which is never edited by hand. Exit status 1: a benchmark
 could not be run. A missed target is a result, not an error.
@@ -22,7 +22,19 @@ from benchmarks.report import Section, to_markdown
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-NAMES = ("span_cost", "span_throughput", "tasks", "size", "query", "backpressure", "import", "claim")
+NAMES = (
+    "span_cost",
+    "span_throughput",
+    "tasks",
+    "size",
+    "query",
+    "backpressure",
+    "import",
+    "claim",
+    "latency",
+    "contention",
+    "growth",
+)
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
@@ -31,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="Measure what the README promises.")
     parser.add_argument("names", nargs="*", metavar="name", help=f"default: all of {', '.join(NAMES)}")
     parser.add_argument("--quick", action="store_true", help="small numbers, one round: only checks that it works")
+    parser.add_argument("--large", action="store_true", help="also what takes minutes and gigabytes of disk")
     parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - set(NAMES))
@@ -41,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     facts = environment()
     started = time.perf_counter()
     sections = [
-        _run_one(name, Options(quick=options.quick), facts) for name in NAMES if name in (options.names or NAMES)
+        _run_one(name, Options(quick=options.quick, large=options.large), facts)
+        for name in NAMES
+        if name in (options.names or NAMES)
     ]
     facts |= {"seconds": time.perf_counter() - started, "load_average_after": os.getloadavg()[0]}
     if options.write:

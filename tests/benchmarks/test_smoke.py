@@ -38,6 +38,27 @@ def test_quick_run_prints_one_json_line_per_case_with_everything_needed_to_read_
         assert set(line["versions"]) == {"python", "sqlite", "apsw", "opentelemetry-sdk", "pandas", "orjson"}
 
 
+def test_what_several_processes_do_to_each_other_is_measured() -> None:
+    """The benchmarks of latency, of four processes and of large stores run, and none of them loses a span."""
+    done = run("--quick", "latency", "contention", "growth")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = {line["case"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert list(lines) == [
+        *(f"latency/span_end_{name}" for name in ("p50", "p99", "p999")),
+        *(f"latency/commit_{name}" for name in ("normal_p50", "normal_p99", "full_p50", "full_p99")),
+        "latency/wakeup_p50",
+        *(f"contention/saturated/{name}" for name in ("fairness", "lock_wait_p99", "lock_wait_max", "rate")),
+        *(
+            f"contention/paced/{name}"
+            for name in ("dropped", "commit_lag_p99", "lock_wait_p99", "lock_wait_max", "wal")
+        ),
+        "growth/stored",
+        "growth/readers",
+    ]
+    assert lines["contention/paced/dropped"]["max"] == 0
+    assert lines["growth/readers"]["notes"]["dropped"] == [0]
+
+
 def test_tasks_are_compared_with_huey() -> None:
     """What `make install` installs contains the peer of the benchmark of tasks."""
     done = run("--quick", "tasks")

@@ -286,3 +286,28 @@ def test_without_watchdog_nobody_hears_of_commits(store: Store, path: Path, monk
         with pytest.raises(Empty):
             changes._changes.get(timeout=0.1)
     changes.close()
+
+
+def test_a_wait_ends_again_after_a_change(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change is told before it can be seen: the waits that follow it end soon, too, at growing distances."""
+    monkeypatch.setattr(watch, "_BACKSTOP_S", PATIENCE_S)
+    changes = ChangeWatch(store)
+    asked: list[float] = []
+
+    class Changes:
+        told = iter([None])
+
+        def get(self, timeout: float) -> None:
+            asked.append(timeout)
+            for _ in self.told:
+                return
+            raise Empty
+
+        def get_nowait(self) -> None:
+            raise Empty
+
+    monkeypatch.setattr(changes, "_changes", Changes())
+    for _ in range(6):
+        changes.wait()
+    assert asked == [PATIENCE_S, 0.001, 0.005, 0.02, 0.1, PATIENCE_S]
+    changes.close()

@@ -14,15 +14,21 @@ if TYPE_CHECKING:
 __all__ = ["ChangeWatch"]
 
 _BACKSTOP_S = 0.5
+# The log changes a moment before what was written can be seen, and nothing tells when it can: so look again.
+_LOOK_AGAIN_S = (0.001, 0.005, 0.02, 0.1)
 _END_TIMEOUT_S = 1.0
 
 
 class ChangeWatch:
-    """Wait for commits. A wake-up is a hint: it may come early, twice, or for nothing. Close it after use."""
+    """Wait for commits, in one thread. A wake-up is a hint: it may come early, more than once, or for nothing.
+
+    Close it after use.
+    """
 
     def __init__(self, store: Store) -> None:
         # Not an Event: `wake` is called from signal handlers, which may interrupt a wait of the same thread.
         self._changes: SimpleQueue[None] = SimpleQueue()
+        self._look_again: list[float] = []
         self._writer = store.writer
         self._pid = os.getpid()
         self._writer.on_commit.append(self.wake)
@@ -52,9 +58,11 @@ class ChangeWatch:
                     observer.stop()
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """Wait for a change, at most `timeout_s` seconds and at most half a second."""
+        """Wait for a change, at most `timeout_s` seconds and at most half a second; after one, for its sequel."""
+        again_s = self._look_again.pop(0) if self._look_again else _BACKSTOP_S
         with contextlib.suppress(Empty):
-            self._changes.get(timeout=_BACKSTOP_S if timeout_s is None else min(timeout_s, _BACKSTOP_S))
+            self._changes.get(timeout=min(again_s, _BACKSTOP_S, _BACKSTOP_S if timeout_s is None else timeout_s))
+            self._look_again = list(_LOOK_AGAIN_S)
             while True:
                 self._changes.get_nowait()
 
