@@ -20,7 +20,7 @@ from tilebox_local.storage.connection import enable_wal, immediate
 if TYPE_CHECKING:
     import apsw
 
-__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "ensure_schema", "read_schema_sql"]
+__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "check_schema", "ensure_schema", "read_schema_sql"]
 
 APPLICATION_ID = 0x54424C58  # "TBLX"
 SCHEMA_VERSION = 1000
@@ -84,6 +84,26 @@ def ensure_schema(connection: apsw.Connection, path: str) -> None:
     elif version < SCHEMA_VERSION:
         _migrate(connection, path, version)
     enable_wal(connection)
+
+
+def check_schema(connection: apsw.Connection, path: str) -> None:
+    """Make sure that this version can read the file behind `connection`, without changing it.
+
+    Raises:
+        NotATileboxStoreError: the file holds something else, or nothing.
+        SchemaVersionError: a newer major version wrote the file, or it has to be migrated first.
+    """
+    if connection.pragma("application_id") != APPLICATION_ID:
+        raise NotATileboxStoreError(f"{path} is no store of tilebox-local.")
+    version = connection.pragma("user_version")
+    if version < SCHEMA_VERSION or version // 1000 > SCHEMA_VERSION // 1000:
+        is_newer = version > SCHEMA_VERSION
+        raise SchemaVersionError(
+            f"{path} has schema {version}, this version reads {SCHEMA_VERSION}.",
+            found=version,
+            supported=SCHEMA_VERSION,
+            hint="Upgrade the package tilebox-local." if is_newer else "Open it once with a Client that may write.",
+        )
 
 
 def _create(connection: apsw.Connection) -> None:
