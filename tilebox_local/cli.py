@@ -65,7 +65,7 @@ def _run(options: argparse.Namespace) -> int:
         print(f"tilebox-local: there is no store at {path}; name one with --db.", file=sys.stderr)
         return _STORE
     try:
-        with Client(path) as client:
+        with Client(path, read_only=True) as client:
             return _list_jobs(client, options.limit) if options.command == "jobs" else _show_job(client, options.job)
     except StoreError as error:
         print(f"tilebox-local: {error}", file=sys.stderr)

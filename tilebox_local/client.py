@@ -20,7 +20,7 @@ from tilebox_local.query.jobs import find_cluster
 from tilebox_local.runner.executor import TaskExecutor
 from tilebox_local.runner.runner import Runner
 from tilebox_local.runner.task_runner import TaskRunner
-from tilebox_local.storage.store import open_store
+from tilebox_local.storage.store import MEMORY, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,6 +53,8 @@ class Client:
         name: `service.name` of this client's spans and logs; default "tilebox-python".
         durability: What a commit waits for. "normal": nothing that was committed is lost when the process is killed,
             at most the last second when the power fails. "full": nothing that was acknowledged is lost either way.
+        read_only: Look into an existing store, also in a folder or on a disk that cannot be written; nobody else may
+            write to it there meanwhile. What would write raises StoreOpenError; spans and logs are dropped and counted.
         url, token, client_id, transport: Accepted and ignored, so that scripts for hosted Tilebox run unchanged.
 
     Raises:
@@ -69,6 +71,7 @@ class Client:
         *,
         name: str | None = None,
         durability: Literal["normal", "full"] = "normal",
+        read_only: bool = False,
         url: str | None = None,  # noqa: ARG002
         token: str | None = None,  # noqa: ARG002
         client_id: UUID | None = None,  # noqa: ARG002
@@ -79,7 +82,9 @@ class Client:
         chosen = path if path is not None else os.environ.get("TILEBOX_LOCAL_DB") or DEFAULT_PATH
         if str(os.fspath(chosen)).startswith(("http://", "https://")):
             raise ArgumentError(f"{chosen!r} is a URL; a local store is a file, such as 'tilebox.db'.")
-        self._store = open_store(chosen, full_sync=durability == "full")
+        if read_only and str(os.fspath(chosen)) == MEMORY:
+            raise ArgumentError("read_only needs a file; a store in memory is new, and empty.")
+        self._store = open_store(chosen, full_sync=durability == "full", read_only=read_only)
         tidy_up(self._store)
         self._resource = self._store.resource(name)
         self._tracer = WorkflowTracer(self._store.writer.queue, self._resource)

@@ -63,7 +63,12 @@ def find_remains(connection: apsw.Connection, *, own_runners: Collection[int], b
 
 
 def tidy_up(store: Store) -> None:
-    """Bury what dead processes have left behind in `store`, if there is anything: one read mostly."""
+    """Bury what dead processes have left behind in `store`, if there is anything: one read mostly.
+
+    Nothing happens to a store that is open for reading only.
+    """
+    if store.is_read_only:
+        return
     with store.read() as connection:
         remains = find_remains(connection, own_runners=store.running_here, boot_ns=clock.boot_ns())
     if not remains:

@@ -67,6 +67,10 @@ class StoreFile:
         self._log = _identity(self._log_path)
         self.verify()
 
+    def attach_to_read(self) -> None:
+        """Remember what the path leads to, for who only reads: the log comes and goes with those who write."""
+        self._main = _identity(self._main_path)
+
     def detach(self) -> None:
         """The connection is about to be closed: others may delete the log then, and have a new one."""
         self._log = None

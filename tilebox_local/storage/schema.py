@@ -18,7 +18,7 @@ from tilebox_local import clock
 from tilebox_local.errors import NotATileboxStoreError, SchemaVersionError, StoreError
 from tilebox_local.storage.connection import enable_wal, immediate
 
-__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "check_version", "ensure_schema", "read_schema_sql"]
+__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "check_schema", "check_version", "ensure_schema", "read_schema_sql"]
 
 APPLICATION_ID = 0x54424C58  # "TBLX"
 SCHEMA_VERSION = 1000
@@ -93,6 +93,26 @@ def _refuse_newer(version: int, path: str) -> None:
             found=version,
             supported=SCHEMA_VERSION,
             hint="Upgrade the package tilebox-local.",
+        )
+
+
+def check_schema(connection: apsw.Connection, path: str) -> None:
+    """Make sure that this version can read the file behind `connection`, without changing it.
+
+    Raises:
+        NotATileboxStoreError: the file holds something else, or nothing.
+        SchemaVersionError: a newer major version wrote the file, or it has to be migrated first.
+    """
+    if connection.pragma("application_id") != APPLICATION_ID:
+        raise NotATileboxStoreError(f"{path} is no store of tilebox-local.")
+    version = connection.pragma("user_version")
+    if version < SCHEMA_VERSION or version // 1000 > SCHEMA_VERSION // 1000:
+        is_newer = version > SCHEMA_VERSION
+        raise SchemaVersionError(
+            f"{path} has schema {version}, this version reads {SCHEMA_VERSION}.",
+            found=version,
+            supported=SCHEMA_VERSION,
+            hint="Upgrade the package tilebox-local." if is_newer else "Open it once with a Client that may write.",
         )
 
 

@@ -44,7 +44,7 @@ from tilebox_local.storage.lockfile import LockFile
 from tilebox_local.storage.locks import find_lock_holders, process_name
 from tilebox_local.storage.readers import ReaderPool
 from tilebox_local.storage.rows import Reference
-from tilebox_local.storage.schema import ensure_schema
+from tilebox_local.storage.schema import check_schema, ensure_schema
 from tilebox_local.storage.writer import Writer
 
 if TYPE_CHECKING:
@@ -68,16 +68,18 @@ _MAGIC = b"SQLite format 3\0"
 
 _log = logging.getLogger("tilebox.workflows.internal")
 
-_stores: dict[str, Store] = {}
+_stores: dict[tuple[str, bool], Store] = {}  # by path, and whether it only reads
 _stores_lock = threading.Lock()
 _all_stores: weakref.WeakSet[Store] = weakref.WeakSet()
 _memory_numbers = itertools.count(1)
 
 
-def open_store(path: str | os.PathLike[str], *, full_sync: bool = False) -> Store:
+def open_store(path: str | os.PathLike[str], *, full_sync: bool = False, read_only: bool = False) -> Store:
     """The store at `path`, created if the file does not exist. Each call must be matched by one `close()`.
 
-    Clients of the same file share one store. ":memory:" makes a new store that only this process sees.
+    Clients of the same file share one store, those that only read another one. ":memory:" makes a new store that only
+    this process sees. `read_only` opens an existing file, also where nothing may be written; what would write raises
+    StoreOpenError.
 
     Raises:
         StoreOpenError: the path cannot be opened or created.
@@ -87,20 +89,21 @@ def open_store(path: str | os.PathLike[str], *, full_sync: bool = False) -> Stor
         return Store(None, full_sync=False)
     resolved = Path(path).expanduser().resolve()
     with _stores_lock:
-        store = _stores.get(str(resolved))
+        store = _stores.get((str(resolved), read_only))
         if store is not None and store.is_usable():
             store.share(full_sync=full_sync)
             return store
-        store = Store(resolved, full_sync=full_sync)
-        _stores[str(resolved)] = store
+        store = Store(resolved, full_sync=full_sync, read_only=read_only)
+        _stores[str(resolved), read_only] = store
         return store
 
 
 class Store:
     """Use `open_store`. Thread-safe; after a fork the child gets its own writer and readers on first use."""
 
-    def __init__(self, path: Path | None, *, full_sync: bool) -> None:
+    def __init__(self, path: Path | None, *, full_sync: bool, read_only: bool = False) -> None:
         self.path = path
+        self.is_read_only = read_only
         self._full_sync = full_sync
         self._users = 1
         self._released = True  # whether this process let go of the file before the last fork
@@ -115,7 +118,11 @@ class Store:
             self.filename, self._label = path.as_uri(), str(path)
             self._lock = LockFile(f"{path}.lock")
         self._file = None if path is None else StoreFile(path, self._lock)
-        connection = self._open_checked()
+        connection = None
+        if read_only:
+            self._open_to_read()
+        else:
+            connection = self._open_checked()
         self._readers = ReaderPool(partial(open_reader, self.filename), partial(open_lent, self.filename))
         self._checkpointer = Checkpointer(
             partial(open_checkpointer, self.filename), self._name_readers, self._readers.interrupt
@@ -129,8 +136,11 @@ class Store:
             on_slow=self._explain_wait,
             checkpointer=self._checkpointer,
         )
-        self._prepare(connection)
-        self.writer.adopt(connection)
+        if connection is None:
+            self.writer.refuse(self._read_only_error())
+        else:
+            self._prepare(connection)
+            self.writer.adopt(connection)
         # An in-memory database lives as long as a connection to it.
         self._anchor = open_reader(self.filename) if path is None else None
         _all_stores.add(self)
@@ -218,6 +228,38 @@ class Store:
         names = ", ".join(process_name(pid) for pid in readers)
         return names and f"{names} {'is' if len(readers) == 1 else 'are'}"
 
+    def _open_to_read(self) -> None:
+        """Check an existing file, and how it can be read."""
+        assert self.path is not None  # noqa: S101 -- open_store sees to it
+        try:
+            _check_path(self.path)
+            if not self.path.exists():
+                raise StoreOpenError(f"{self._label} does not exist, and is not made to be read.")
+            log = self.path.with_name(f"{self.path.name}-wal")
+            if not log.exists() and not os.access(self.path.parent, os.W_OK):
+                # Nobody has it open, and SQLite could not make the files that it needs beside one that may change.
+                self.filename += "?immutable=1"
+            self._guarded = guard(self.path)
+            try:
+                with translate_errors(self._label):
+                    connection = open_reader(self.filename)
+                    try:
+                        check_schema(connection, self._label)
+                        if self._file is not None:
+                            self._file.attach_to_read()
+                    finally:
+                        connection.close()
+            except BaseException:
+                self._stop_guarding()
+                raise
+        except OSError as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreOpenError(f"{self._label} cannot be opened: {error.strerror}.") from error
+
+    def _read_only_error(self) -> StoreError:
+        return StoreOpenError(f"{self._label} is open for reading only.", hint="Open a Client without read_only=True.")
+
     def _stop_guarding(self) -> None:
         guarded, self._guarded = self._guarded, None
         if guarded is not None:
@@ -283,6 +325,8 @@ class Store:
         try:
             file.verify()
         except StoreReplacedError:
+            if self.is_read_only:
+                raise
             self.transact(lambda connection: None)  # noqa: ARG005 -- saves what the file held, and says so
             raise
 
@@ -304,7 +348,9 @@ class Store:
         return reference
 
     def flush(self, timeout_s: float | None = None) -> None:
-        """Return when all telemetry appended so far is committed. See Writer.flush."""
+        """Return when all telemetry appended so far is committed (nothing, if this store only reads)."""
+        if self.is_read_only and self._released and not self.is_closed:
+            return
         self.writer.flush(timeout_s)
 
     def stats(self) -> WriterStats:
@@ -319,8 +365,8 @@ class Store:
             self._users -= 1
             if self._users:
                 return
-            if _stores.get(self._label) is self:
-                del _stores[self._label]
+            if _stores.get((self._label, self.is_read_only)) is self:
+                del _stores[self._label, self.is_read_only]
         self._shut_down()
 
     def _shut_down(self) -> None:
@@ -366,7 +412,8 @@ class Store:
             reference.key = resource_key(process_resource(service))
             reference.forget()
         self._checkpointer.after_fork_in_child()
-        self.writer.after_fork_in_child(None if self._released else self._fork_error())
+        refusal = self._read_only_error() if self.is_read_only else None
+        self.writer.after_fork_in_child(refusal if self._released else self._fork_error())
 
     def _fork_error(self) -> StoreError:
         return fork_error(self._label)

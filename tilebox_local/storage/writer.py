@@ -290,9 +290,13 @@ class Writer:
         self._reset()
         self.queue.after_fork_in_child()
         if refusal is not None:
-            self._closed = self._has_ended = True
-            self.queue.close(refusal)
-            self.queue.end()
+            self.refuse(refusal)
+
+    def refuse(self, refusal: StoreError) -> None:
+        """Never start: every use raises `refusal` from now on, telemetry is dropped and counted."""
+        self._closed = self._has_ended = True
+        self.queue.close(refusal)
+        self.queue.end()
 
     def _submit(self, function: Callable[[apsw.Connection], Any]) -> _Command:
         command = _Command(function)
