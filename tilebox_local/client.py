@@ -23,15 +23,18 @@ from tilebox_local.runner.task_runner import TaskRunner
 from tilebox_local.storage.store import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
     from uuid import UUID
+
+    import pandas as pd
 
     from tilebox_local.automations.client import AutomationClient
     from tilebox_local.cache import JobCache
     from tilebox_local.data import Cluster
     from tilebox_local.doctor import Diagnosis
     from tilebox_local.storage.bookkeeping import WriterStats
+    from tilebox_local.storage.connection import LentConnection
     from tilebox_local.storage.store import Store
     from tilebox_local.storage_locations.client import StorageLocationClient
     from tilebox_local.workflows.client import WorkflowClient
@@ -169,6 +172,41 @@ class Client:
     def tracer_provider(self) -> LocalTracerProvider:
         """OpenTelemetry TracerProvider on this store, for instrumented libraries."""
         return LocalTracerProvider(self._store.writer, self._resource)
+
+    def sql(
+        self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None, *, timeout_s: float | None = 60.0
+    ) -> pd.DataFrame:
+        """Rows of one SELECT over the views `jobs`, `tasks`, `spans`, `events`, `logs`, `runners`, in its order.
+
+        Sees what was committed when it starts; call `flush()` before to see the latest spans of this process.
+
+        Args:
+            query: One statement that reads. `?` and `:name` stand for values of `params`.
+            params: Values by position or by name: None, int, float, str or bytes.
+            timeout_s: Seconds after which the query is stopped; None: never. Reading for long lets the file grow.
+
+        Returns:
+            A DataFrame with the columns of the query, also without rows. BLOBs are bytes, NULL is None or NaN; a
+            column of integers with NULLs that do not fit into a float is Int64.
+
+        Raises:
+            ArgumentError: a mistake in the query or in params, several statements, or one that would write.
+            QueryTimeoutError: it took too long. StoreClosedError: after `close()`.
+        """
+        from tilebox_local.query.sql import query_frame
+
+        return query_frame(self._open_store(), query, params, timeout_s)
+
+    def connect_readonly(self) -> LentConnection:
+        """A read-only apsw.Connection, for what `sql` cannot do: pandas.read_sql_query, or rows one by one.
+
+        It is the caller's: close it, or use it in a `with` block; it outlives this client. One thread at a time. Read
+        each result to its end soon: an unfinished one keeps the write-ahead log from being reset. A child that is
+        forked while the connection is open cannot use the store.
+
+        Raises StoreClosedError after `close()`.
+        """
+        return self._open_store().connect_readonly()
 
     def stats(self) -> WriterStats:
         """What this process has queued, written, dropped and quarantined."""

@@ -8,6 +8,8 @@ TileboxLocalError
 │   ├── StoreFullError            the disk is full, or the file may not grow
 │   ├── StoreCorruptError         SQLite reports a damaged file
 │   ├── StoreReplacedError        the file was deleted or replaced under an open client
+│   ├── ForeignOpenError          another library of this process opens, or has open, a store that is in use
+│   ├── QueryTimeoutError         client.sql() took longer than its deadline (also a TimeoutError)
 │   ├── NotATileboxStoreError     a database or file of somebody else; never written to
 │   └── SchemaVersionError        written by a newer version of this package
 ├── NotFoundError (KeyError)      no such job, task or cluster
@@ -24,9 +26,11 @@ from __future__ import annotations
 __all__ = [
     "ArgumentError",
     "FlushTimeoutError",
+    "ForeignOpenError",
     "LeaseLostError",
     "NotATileboxStoreError",
     "NotFoundError",
+    "QueryTimeoutError",
     "SchemaVersionError",
     "StoreBusyError",
     "StoreClosedError",
@@ -95,6 +99,18 @@ class StoreReplacedError(StoreError):
     """The file, or its write-ahead log, was deleted, renamed or replaced while it was open."""
 
     code = "store_replaced"
+
+
+class ForeignOpenError(StoreError):
+    """Another library of this process would open a store that is in use, or has it open; see storage/guard.py."""
+
+    code = "foreign_open"
+
+
+class QueryTimeoutError(StoreError, TimeoutError):
+    """A query took longer than its deadline and was stopped; it changed nothing."""
+
+    code = "query_timeout"
 
 
 class NotATileboxStoreError(StoreError):

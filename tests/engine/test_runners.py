@@ -667,10 +667,12 @@ def test_change_by_another_process_ends_wait(shared, start, monkeypatch):
 def test_watch_is_closed_in_the_middle_of_changes(shared, path, caplog):
     """Closing a watch while the store's folder is in use ends its threads, and nobody complains."""
     is_over = threading.Event()
+    neighbour = path.with_name("neighbour")
+    neighbour.touch()
 
     def use():
         while not is_over.is_set():
-            path.read_bytes()
+            neighbour.read_bytes()
 
     users = [threading.Thread(target=use) for _ in range(2)]
     for user in users:

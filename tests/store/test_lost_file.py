@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,7 +38,7 @@ def rename(path: Path) -> None:
 
 def replace(path: Path) -> None:
     """`cp old.db new.db; mv new.db store.db`."""
-    shutil.copy(path, path.with_name("new.db"))
+    subprocess.run(["cp", path, path.with_name("new.db")], check=True)
     path.with_name("new.db").rename(path)
 
 

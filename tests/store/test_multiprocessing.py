@@ -67,8 +67,10 @@ def test_children_lose_nothing(kind: str, method: str, stage: Stage) -> None:
 def test_the_finalizers_are_what_keeps_the_last_spans(stage: Stage) -> None:
     """Without the store's own ending, children of a Pool and of forkserver lose what they appended last."""
     off = """
+from tilebox_local.storage import writer
 from tilebox_local.storage.ending import MultiprocessingEnd
 MultiprocessingEnd.prepare = lambda self: None
+writer._TICK_S = 3600.0  # nothing is written in the last moment by chance
 """
     for kind, method in (("Pool", "spawn"), ("Process", "forkserver")):
         played = stage.play(off + SCRIPT + RUN[kind] + MAIN, method, 2)

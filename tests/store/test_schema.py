@@ -527,7 +527,7 @@ def test_missing_rights_are_named(name: str, tmp_path_factory: pytest.TempPathFa
         (folder / directory).mkdir()
     (folder / "file.db").touch(0o400)
     (folder / "file.db.lock").touch(0o600 if os.getuid() == 0 else 0o000)
-    (folder / "warm-up").chmod(0o777)
+    (folder / "warm-up").chmod(0o1777)
     (folder / "read-only").chmod(0o555)
     (folder / "closed").chmod(0o700 if os.getuid() == 0 else 0o000)
     assert re.fullmatch(

@@ -6,13 +6,14 @@ at the first one that returns a row.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import random
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import apsw
 
@@ -29,15 +30,18 @@ from tilebox_local.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import TracebackType
 
 __all__ = [
     "READER_TIMEOUT_S",
+    "LentConnection",
     "copy_database",
     "enable_wal",
     "immediate",
     "impatient",
     "keep_log_at_close",
     "open_checkpointer",
+    "open_lent",
     "open_reader",
     "open_writer",
     "set_synchronous",
@@ -266,6 +270,69 @@ def open_reader(filename: str, *, timeout_s: float = READER_TIMEOUT_S) -> apsw.C
     try:
         _configure(connection, timeout_s)
         _set_pragma(connection, "query_only", 1, 1)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class LentConnection(apsw.Connection):
+    """A read-only connection that its user closes, with `close()` or by leaving a `with` block.
+
+    Not for two threads at once. In a child that was forked while it was open it raises StoreError.
+    """
+
+    refusal: StoreError | None = None  # in a forked child
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None, /
+    ) -> Literal[False]:
+        self.close()
+        return False
+
+    def close(self, force: bool = False) -> None:
+        """Close it. Idempotent. Not in a forked child: that would end the parent's locks."""
+        if self.refusal is None:
+            super().close(force)
+
+
+class _LentCursor(apsw.Cursor):
+    """A cursor with what pandas needs beyond apsw's: a `description` that stays without rows, and `fetchmany`."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        super().__init__(connection)
+        self.columns: tuple[tuple[str, Any, None, None, None, None, None], ...] = ()
+        self.exec_trace = _note_columns
+
+    @property
+    def description(self) -> tuple[tuple[str, Any, None, None, None, None, None], ...]:  # type: ignore[override]
+        """Name and declared type of each column."""
+        return self.columns
+
+    def fetchmany(self, size: int = 1) -> list[tuple[Any, ...]]:
+        """The next `size` rows; fewer at the end."""
+        return list(itertools.islice(self, size))
+
+
+def _note_columns(cursor: apsw.Cursor, _statement: str, _bindings: Any) -> bool:
+    refusal = getattr(cursor.connection, "refusal", None)
+    if refusal is not None:
+        raise refusal
+    if isinstance(cursor, _LentCursor):
+        cursor.columns = tuple((name, kind, None, None, None, None, None) for name, kind in cursor.get_description())
+    return True
+
+
+def open_lent(filename: str) -> LentConnection:
+    """A connection for the user's own hands: SQLite opens the file for reading only."""
+    connection = LentConnection(filename, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    try:
+        _configure(connection, READER_TIMEOUT_S)
+        _set_pragma(connection, "query_only", 1, 1)
+        connection.cursor_factory = _LentCursor
     except BaseException:
         connection.close()
         raise

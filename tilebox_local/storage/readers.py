@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from typing import TYPE_CHECKING
+
+import apsw
+
+from tilebox_local.storage.connection import keep_log_at_close
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import apsw
+    from tilebox_local.errors import StoreError
+    from tilebox_local.storage.connection import LentConnection
 
 __all__ = ["ReaderPool"]
 
@@ -21,16 +27,19 @@ class ReaderPool:
 
     Args:
         connect: Opens a connection.
+        connect_lent: Opens a connection that the user is to close.
     """
 
-    def __init__(self, connect: Callable[[], apsw.Connection]) -> None:
+    def __init__(self, connect: Callable[[], apsw.Connection], connect_lent: Callable[[], LentConnection]) -> None:
         self._connect = connect
+        self._connect_lent = connect_lent
         self._reset()
 
     def _reset(self) -> None:
         self._changed = threading.Condition()
         self._idle: list[apsw.Connection] = []
         self._borrowed: list[tuple[int, apsw.Connection]] = []  # by which thread
+        self._lent: weakref.WeakSet[LentConnection] = weakref.WeakSet()
         self._is_closed = False
         self._forking_thread: int | None = None
 
@@ -68,6 +77,18 @@ class ReaderPool:
             for _, connection in self._borrowed:
                 connection.interrupt()
 
+    def lend(self) -> LentConnection:
+        """A connection that is the caller's from now on. Raises apsw.Error if none can be opened."""
+        thread = threading.get_ident()
+        with self._changed:
+            self._changed.wait_for(lambda: self._forking_thread in (None, thread))
+            connection = self._connect_lent()
+            self._lent.add(connection)
+            return connection
+
+    def _has_lent(self) -> bool:
+        return any(_is_open(connection) for connection in list(self._lent))
+
     def close(self) -> None:
         """Close the connections; those that are out are closed when they come back."""
         with self._changed:
@@ -88,8 +109,10 @@ class ReaderPool:
             self._forking_thread = thread
             if all(reader != thread for reader, _ in self._borrowed):
                 self._changed.wait_for(lambda: not self._borrowed, _FORK_PATIENCE_S)
+            for connection in self._idle:
+                keep_log_at_close(connection, True)  # it may be the last one for a moment
             self._close_idle()
-            return not self._borrowed
+            return not self._borrowed and not self._has_lent()
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
@@ -97,10 +120,24 @@ class ReaderPool:
             self._forking_thread = None
             self._changed.notify_all()
 
-    def after_fork_in_child(self) -> None:
-        """Forget the parent's connections without closing them: that would end the parent's locks."""
+    def after_fork_in_child(self, refusal: StoreError) -> None:
+        """Forget the parent's connections without closing them: that would end the parent's locks.
+
+        `refusal` is what those raise that the user has in hand.
+        """
         _leaked.extend(connection for _, connection in self._borrowed)
+        for connection in list(self._lent):
+            connection.refusal = refusal
+            _leaked.append(connection)
         self._reset()
+
+
+def _is_open(connection: apsw.Connection) -> bool:
+    try:
+        connection.in_transaction  # noqa: B018 -- asks a closed one
+    except apsw.ConnectionClosedError:
+        return False
+    return True
 
 
 _leaked: list[apsw.Connection] = []

@@ -30,12 +30,16 @@ from tilebox_local.storage.connection import (
     immediate,
     keep_log_at_close,
     open_checkpointer,
+    open_lent,
     open_reader,
     open_writer,
     translate_errors,
 )
 from tilebox_local.storage.ending import MultiprocessingEnd
 from tilebox_local.storage.file import StoreFile
+from tilebox_local.storage.filesystem import check_folder, check_local
+from tilebox_local.storage.guard import Guarded, fork_error, guard
+from tilebox_local.storage.guard import after_fork_in_child as guard_after_fork_in_child
 from tilebox_local.storage.lockfile import LockFile
 from tilebox_local.storage.locks import find_lock_holders, process_name
 from tilebox_local.storage.readers import ReaderPool
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
     import apsw
 
     from tilebox_local.storage.bookkeeping import WriterStats
+    from tilebox_local.storage.connection import LentConnection
 
 __all__ = ["MEMORY", "Store", "open_store"]
 
@@ -100,6 +105,7 @@ class Store:
         self._users = 1
         self._released = True  # whether this process let go of the file before the last fork
         self._resources: dict[str | None, Reference] = {}
+        self._guarded: Guarded | None = None
         self.running_here: set[int] = set()  # rows of the runners of this process that are at work
         if path is None:
             name = f"tilebox-local-{next(_memory_numbers)}"
@@ -110,7 +116,7 @@ class Store:
             self._lock = LockFile(f"{path}.lock")
         self._file = None if path is None else StoreFile(path, self._lock)
         connection = self._open_checked()
-        self._readers = ReaderPool(partial(open_reader, self.filename))
+        self._readers = ReaderPool(partial(open_reader, self.filename), partial(open_lent, self.filename))
         self._checkpointer = Checkpointer(
             partial(open_checkpointer, self.filename), self._name_readers, self._readers.interrupt
         )
@@ -150,19 +156,23 @@ class Store:
             if self.path is not None:
                 _check_path(self.path)
             with self._lock.held(on_slow=self._name_lockers), translate_errors(self._label):
-                if self.path is not None and not self.path.exists():
-                    self.path.touch(mode=0o600)
-                has_log = self.path is not None and self.path.with_name(f"{self.path.name}-wal").exists()
-                connection = open_writer(self.filename, full_sync=self._full_sync)
+                log_bytes = 0 if self.path is None else _prepare_file(self.path)
+                if self.path is not None:
+                    self._guarded = guard(self.path)
                 try:
-                    keep_log_at_close(connection, has_log)
-                    ensure_schema(connection, self._label)
-                    keep_log_at_close(connection, False)
-                    if self._file is not None:
-                        self._file.attach(connection)
-                        self._look_for_lost_tail(connection, self._file)
+                    connection = open_writer(self.filename, full_sync=self._full_sync)
+                    try:
+                        keep_log_at_close(connection, log_bytes > 0)
+                        ensure_schema(connection, self._label)
+                        keep_log_at_close(connection, False)
+                        if self._file is not None:
+                            self._file.attach(connection)
+                            self._look_for_lost_tail(connection, self._file)
+                    except BaseException:
+                        connection.close()
+                        raise
                 except BaseException:
-                    connection.close()
+                    self._stop_guarding()
                     raise
                 return connection
         except NotATileboxStoreError:
@@ -208,6 +218,11 @@ class Store:
         names = ", ".join(process_name(pid) for pid in readers)
         return names and f"{names} {'is' if len(readers) == 1 else 'are'}"
 
+    def _stop_guarding(self) -> None:
+        guarded, self._guarded = self._guarded, None
+        if guarded is not None:
+            guarded.release()
+
     def __repr__(self) -> str:
         return f"Store({self._label!r})"
 
@@ -246,14 +261,23 @@ class Store:
 
         Drain every cursor inside the block: an open one keeps the write-ahead log from being reset.
         """
+        self._check_readable()
+        with translate_errors(self._label), self._readers.borrowed() as connection:
+            yield connection
+
+    def connect_readonly(self) -> LentConnection:
+        """A read-only connection that the caller closes. See Client.connect_readonly."""
+        self._check_readable()
+        with translate_errors(self._label):
+            return self._readers.lend()
+
+    def _check_readable(self) -> None:
         if self.is_closed:
             raise StoreClosedError(f"{self._label} is closed.", hint="Open a new Client.")
         if not self._released:
             raise self._fork_error()
         if self._file is not None:
             self._verify_file(self._file)
-        with translate_errors(self._label), self._readers.borrowed() as connection:
-            yield connection
 
     def _verify_file(self, file: StoreFile) -> None:
         try:
@@ -314,6 +338,7 @@ class Store:
                 self._anchor.close()
                 self._anchor = None
             self._lock.close()
+            self._stop_guarding()
 
     def before_fork(self) -> None:
         """Let go of the file: SQLite must not be carried across a fork."""
@@ -336,7 +361,7 @@ class Store:
         """
         self._lock.after_fork_in_child()
         self.running_here = set()
-        self._readers.after_fork_in_child()
+        self._readers.after_fork_in_child(self._fork_error())
         for service, reference in self._resources.items():
             reference.key = resource_key(process_resource(service))
             reference.forget()
@@ -344,10 +369,7 @@ class Store:
         self.writer.after_fork_in_child(None if self._released else self._fork_error())
 
     def _fork_error(self) -> StoreError:
-        return StoreError(
-            f"{self._label} cannot be used in this process: it was forked while the store was in use.",
-            hint="Fork while no thread reads or commits, or start the process with multiprocessing's 'spawn'.",
-        )
+        return fork_error(self._label)
 
 
 def _check_path(path: Path) -> None:
@@ -355,11 +377,34 @@ def _check_path(path: Path) -> None:
         raise StoreOpenError(f"{path} is a directory.", hint="Name a file in it, such as tilebox.db.")
     if not path.parent.is_dir():
         raise StoreOpenError(f"{path} cannot be created: {path.parent} does not exist.", hint="Create it first.")
+    check_local(path)
+    check_folder(path)
     # SQLite takes a file that is too small to be a database for an empty one, and would write over it.
     if path.exists() and 0 < path.stat().st_size < _SMALLEST_DATABASE and not path.read_bytes().startswith(_MAGIC):
         raise NotATileboxStoreError(
             f"{path} is not a SQLite database.", hint="Nothing was written to it; choose another path for the store."
         )
+
+
+def _prepare_file(path: Path) -> int:
+    """Create the file if there is none; the size of its write-ahead log. The caller holds the lock file."""
+    log = path.with_name(f"{path.name}-wal")
+    log_bytes = log.stat().st_size if log.exists() else 0
+    if log_bytes and not (path.exists() and path.stat().st_size):
+        # SQLite would delete it, and with it what it holds of the store that was here.
+        raise StoreOpenError(
+            f"{log} is there, but the store that it belongs to is not.",
+            hint=f"Put the store back to {path}, or move the -wal file away.",
+        )
+    if not path.exists():
+        path.touch(mode=0o600)
+    elif path.stat().st_nlink > 1:
+        # Each name has a write-ahead log of its own: whoever uses the other name does not see ours.
+        raise StoreOpenError(
+            f"{path} has {path.stat().st_nlink} names (hard links); its write-ahead log belongs to one of them.",
+            hint="Delete the other names, or copy the file and open the copy.",
+        )
+    return log_bytes
 
 
 def _close_all() -> None:
@@ -413,6 +458,7 @@ def _after_fork_in_child() -> None:
     _forking.clear()
     for store in list(_all_stores):
         store.after_fork_in_child()
+    guard_after_fork_in_child()
     _multiprocessing_end.prepare()
 
 
