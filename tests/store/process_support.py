@@ -96,10 +96,13 @@ class Stage:
         self.path = folder / "store.db"
         self._acks = folder / "acks"
 
-    def start(self, script: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
-        """Start a script, after the prelude, from a file: what multiprocessing starts imports it again."""
+    def start(self, script: str, *arguments: object, first: str = "", **environment: str) -> subprocess.Popen[str]:
+        """Start a script, after the prelude, from a file: what multiprocessing starts imports it again.
+
+        `first` comes before the prelude, and so before the package is imported.
+        """
         file = self.folder / "script.py"
-        file.write_text(PRELUDE + script)
+        file.write_text(first + PRELUDE + script)
         kept = {name: value for name, value in os.environ.items() if name not in ("TRACEPARENT", "TRACESTATE")}
         places = {"STORE": str(self.path), "ACKS": str(self._acks)}
         return subprocess.Popen(

@@ -81,3 +81,46 @@ def test_two_threads_fork_while_four_write(forks: int, stage: Stage) -> None:
     assert (played.code, played.complaints, played.output) == (0, "", [str(["0"] * 2 * forks)])
     assert sorted(played.stored, key=str) == played.acknowledged
     assert sum(row[0].endswith("child") for row in played.stored) == 2 * forks
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /proc")  # noqa: PTH110
+@pytest.mark.parametrize(
+    "use",
+    [
+        "(make('late'), time.sleep(0.2))",
+        "client()._store.transact(lambda connection: None)",
+        "Client(os.environ['STORE'] + '2')",
+    ],
+)
+def test_nobody_opens_the_file_in_the_last_moment(use: str, stage: Stage) -> None:
+    """What a thread begins after the store has let go of the file waits for the fork; the child inherits no file."""
+    script = f"""
+use = lambda: {use}
+begun = threading.Event()
+def work():
+    begun.set()
+    use()
+
+def last_moment():
+    thread.start()
+    begun.wait()
+    thread.join(0.3)
+
+# Of the functions before a fork, the first one to be registered runs last: the store's has let go of the file by then.
+last_moment_hook.append(last_moment)
+thread = threading.Thread(target=work)
+client()
+pid = os.fork()
+if not pid:
+    files = [os.readlink(f"/proc/self/fd/{{fd}}") for fd in os.listdir("/proc/self/fd") if fd not in ("0", "1", "2")
+             and os.path.exists(f"/proc/self/fd/{{fd}}")]
+    print([file for file in files if ".db" in file and not file.endswith(".lock")], flush=True)
+    os._exit(0)
+wait_for_child(pid)
+thread.join()
+make("after")
+"""
+    hook = (
+        "import os\nlast_moment_hook = []\nos.register_at_fork(before=lambda: [each() for each in last_moment_hook])\n"
+    )
+    assert stage.play_output(script, first=hook) == ["[]"]
