@@ -179,6 +179,19 @@ def test_an_idle_store_is_synced(clock: Clock, store: Store, monkeypatch: pytest
     assert synchronous(store) == NORMAL  # the sync was a FULL commit
 
 
+def test_the_second_begins_with_the_last_commit_that_waited(
+    clock: Clock, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle writer sleeps for what is left of the second, not for another one, before it syncs what is not synced."""
+    naps: list[float] = []
+    get_wakeup = store.writer._get_wakeup
+    monkeypatch.setattr(store.writer, "_get_wakeup", lambda nap: naps.append(nap) or get_wakeup(nap))
+    assert synchronous(store) == FULL
+    clock.now += 600_000_000
+    assert synchronous(store) == NORMAL
+    until(lambda: naps[-1:] == [0.4])
+
+
 @pytest.mark.usefixtures("clock")
 def test_close_waits_for_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing syncs what the last commits left to the operating system."""

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import apsw
+
 from tilebox_local.errors import (
     FlushTimeoutError,
     NotATileboxStoreError,
@@ -24,6 +26,7 @@ from tilebox_local.errors import (
 from tilebox_local.resource import process_resource, resource_key
 from tilebox_local.storage.checkpointer import Checkpointer
 from tilebox_local.storage.connection import (
+    is_out_of_room,
     keep_log_at_close,
     open_checkpointer,
     open_reader,
@@ -38,8 +41,6 @@ from tilebox_local.storage.writer import Writer, WriterStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    import apsw
 
 __all__ = ["MEMORY", "Store", "open_store"]
 
@@ -114,9 +115,30 @@ class Store:
         _all_stores.add(self)
 
     def _open_writer(self) -> apsw.Connection:
-        """The write connection of a forked child; the file has been checked."""
-        connection = open_writer(self.filename, full_sync=self._full_sync)
+        """The write connection after a fork; the file has been checked. The caller holds the lock file."""
+        connection = self._with_reserve(self._connect_writer)
         self._prepare(connection)
+        return connection
+
+    def _with_reserve(self, connect: Callable[[], apsw.Connection]) -> apsw.Connection:
+        """`connect()`, on a full disk with the room that the lock file keeps in reserve."""
+        try:
+            connection = connect()
+        except apsw.Error as error:
+            if not (is_out_of_room(error) and self._lock.release_reserve()):
+                raise
+            connection = connect()
+        self._lock.reserve()
+        return connection
+
+    def _connect_writer(self) -> apsw.Connection:
+        connection = open_writer(self.filename, full_sync=self._full_sync)
+        try:
+            # Opening reads nothing: make SQLite find out now whether there is room for the -shm file.
+            connection.pragma("schema_version")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _prepare(self, connection: apsw.Connection) -> None:
@@ -132,15 +154,7 @@ class Store:
                 if self.path is not None and not self.path.exists():
                     self.path.touch(mode=0o600)
                 has_log = self.path is not None and self.path.with_name(f"{self.path.name}-wal").exists()
-                connection = open_writer(self.filename, full_sync=self._full_sync)
-                try:
-                    keep_log_at_close(connection, has_log)
-                    ensure_schema(connection, self._label)
-                    keep_log_at_close(connection, False)
-                except BaseException:
-                    connection.close()
-                    raise
-                return connection
+                return self._with_reserve(lambda: self._connect_checked(has_log=has_log))
         except NotATileboxStoreError:
             self._lock.remove_if_new()
             raise
@@ -149,6 +163,17 @@ class Store:
                 raise
             hint = "Check that the directory exists and that you may write to it."
             raise StoreOpenError(f"{self._label} cannot be opened: {error.strerror}.", hint=hint) from error
+
+    def _connect_checked(self, *, has_log: bool) -> apsw.Connection:
+        connection = open_writer(self.filename, full_sync=self._full_sync)
+        try:
+            keep_log_at_close(connection, has_log)
+            ensure_schema(connection, self._label)
+            keep_log_at_close(connection, False)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def __repr__(self) -> str:
         return f"Store({self._label!r})"

@@ -358,8 +358,12 @@ class Writer:
             return
         self.queue.idle = True
         if not (self._commands or self.queue or self.queue.has_unwritten_open_span() or self._stopping):
-            self._get_wakeup(_SYNC_INTERVAL_NS / 1e9 if self._unsynced else _IDLE_TIMEOUT_S)
+            self._get_wakeup(self._until_sync_s() if self._unsynced else _IDLE_TIMEOUT_S)
         self.queue.idle = False
+
+    def _until_sync_s(self) -> float:
+        """What is left of the second that a power cut may cost: it begins with the last commit that waited."""
+        return max(0, self._synced_at + _SYNC_INTERVAL_NS - clock.monotonic_ns()) / 1e9
 
     def _get_wakeup(self, timeout_s: float) -> None:
         with contextlib.suppress(Empty):
@@ -399,6 +403,8 @@ class Writer:
         try:
             with self._lock.held(is_urgent=bool(commands)):
                 self._transaction(commands, sync_only=not (batch or commands or batch.open_spans), now=now)
+                if self._failures:
+                    self._lock.reserve()  # an opener on a full disk may have used it up
         except BaseException as error:
             if isinstance(error, apsw.BusyError) and not self._stopping:
                 # Somebody else's write lock: nobody's fault here, and worth waiting for.
