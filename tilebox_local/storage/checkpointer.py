@@ -56,17 +56,23 @@ class Checkpointer:
             # committer waits.
             is_alone = pages >= _OVERDUE_PAGES and self._lock.acquire(timeout=_PATIENCE_S)
             # The commit stands whatever happens here: an error would make it look as if it had failed.
-            with contextlib.suppress(apsw.Error):
+            with contextlib.suppress(apsw.Error, MemoryError):
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             if is_alone:
                 self._lock.release()
         elif pages - self._requested_at >= _BACKGROUND_PAGES:
             self._requested_at = pages
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="tilebox-local-checkpoint", daemon=True)
-                self._thread.start()
+                self._start()
             self._due.set()
         return apsw.SQLITE_OK
+
+    def _start(self) -> None:
+        # Without a thread to be had, the committer's checkpoints have to do until there is one.
+        with contextlib.suppress(RuntimeError, MemoryError):
+            thread = threading.Thread(target=self._run, name="tilebox-local-checkpoint", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _run(self) -> None:
         while True:
@@ -77,7 +83,7 @@ class Checkpointer:
                     self._close_connection()
                     return
                 # A full disk or a foreign lock is the writer's to report; the next request tries again.
-                with contextlib.suppress(apsw.Error):
+                with contextlib.suppress(apsw.Error, MemoryError):
                     if self._connection is None:
                         self._connection = self._connect()
                     self._connection.execute("SELECT count(*) FROM store_records").fetchall()  # else it sees no log

@@ -31,6 +31,7 @@ __all__ = [
     "READER_TIMEOUT_S",
     "enable_wal",
     "immediate",
+    "is_full_sync",
     "is_out_of_room",
     "keep_log_at_close",
     "open_checkpointer",
@@ -191,6 +192,11 @@ def set_synchronous(connection: apsw.Connection, *, full: bool) -> None:
     """FULL (2) waits for the disk at each commit, NORMAL (1) at checkpoints only. Outside of transactions."""
     value = 2 if full else 1
     connection.pragma("synchronous", value)
+
+
+def is_full_sync(connection: apsw.Connection) -> bool:
+    """Whether the connection waits for the disk at each commit."""
+    return bool(connection.pragma("synchronous") == 2)
 
 
 def keep_log_at_close(connection: apsw.Connection, keep: bool) -> None:

@@ -24,7 +24,7 @@ from tilebox_local import clock
 from tilebox_local.catalog import run
 from tilebox_local.errors import ArgumentError, FlushTimeoutError, StoreClosedError, StoreError
 from tilebox_local.storage.batch import STORE_ERRORS, Batch
-from tilebox_local.storage.connection import keep_log_at_close, set_synchronous, translate_error
+from tilebox_local.storage.connection import is_full_sync, keep_log_at_close, set_synchronous, translate_error
 from tilebox_local.storage.queue import BATCH_LIMIT, TelemetryQueue, take
 
 if TYPE_CHECKING:
@@ -443,12 +443,20 @@ class Writer:
             connection.execute("COMMIT")
         except BaseException:
             self._batch.rollback()
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            self._roll_back(connection)
             raise
         if is_full:
             self._synced_at = now
         self._unsynced = self._is_durable and not is_full
+
+    def _roll_back(self, connection: apsw.Connection) -> None:
+        """End a failed transaction. If not even that works, as without memory, closing the connection does it."""
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except BaseException:  # noqa: BLE001 -- what made the transaction fail is the error to show
+            self._connection = None  # opened again when it is needed
+            connection.close(True)
 
     def _write_telemetry(self, connection: apsw.Connection) -> None:
         batch = self._batch
@@ -526,6 +534,7 @@ class Writer:
     def _require_connection(self) -> apsw.Connection:
         if self._connection is None:
             self._connection = self._connect()
+            self._is_connection_full = is_full_sync(self._connection)
         return self._connection
 
 
