@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test soak soak-nightly lint bench clean
 
 install: $(VENV)/.installed
 
@@ -17,6 +17,12 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n auto
+
+soak: install
+	$(BIN)/python -m pytest -n auto -m soak
+
+soak-nightly: install
+	TILEBOX_LOCAL_SOAK=nightly $(BIN)/python -m pytest -n auto -m soak
 
 lint: install
 	$(BIN)/ruff check .

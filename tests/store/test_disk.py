@@ -6,6 +6,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+import apsw
 import pytest
 from store_support import (
     PATIENCE_S,
@@ -72,6 +73,23 @@ def test_flush_and_transact_say_that_the_disk_refuses(store: Store, disk: Disk, 
     assert names(store) == []
     store.flush()
     assert (names(store), added_scopes(store)) == (["span 0", "span 1"], [])
+
+
+def test_a_transaction_that_cannot_be_rolled_back(store: Store) -> None:
+    """If not even ROLLBACK works, as without memory, the connection is given up, and the store goes on with another."""
+
+    def fail(connection: apsw.Connection) -> None:
+        add_scope("doomed")(connection)
+        deny = lambda code, what, *_: (  # noqa: E731
+            apsw.SQLITE_DENY if (code, what) == (apsw.SQLITE_TRANSACTION, "ROLLBACK") else apsw.SQLITE_OK
+        )
+        connection.set_authorizer(deny)
+        raise apsw.IOError("disk I/O error")
+
+    with pytest.raises(StoreError, match="disk I/O error"):
+        store.transact(fail)
+    store.transact(add_scope("next"))
+    assert added_scopes(store) == ["next"]
 
 
 @pytest.mark.usefixtures("patient")
@@ -177,6 +195,28 @@ def test_an_idle_store_is_synced(clock: Clock, store: Store) -> None:
     assert synced.wait(PATIENCE_S)
     assert rows(store, "SELECT commit_no FROM commit_records") == [(before + 1,)]
     assert synchronous(store) == NORMAL  # the sync was a FULL commit
+
+
+def test_the_second_begins_with_the_last_commit_that_waited(
+    clock: Clock, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle writer sleeps for what is left of the second, not for another one, before it syncs what is not synced."""
+    naps: list[float] = []
+    get_wakeup = store.writer._get_wakeup
+    monkeypatch.setattr(store.writer, "_get_wakeup", lambda nap: naps.append(nap) or get_wakeup(nap))
+    assert synchronous(store) == FULL
+    clock.now += 600_000_000
+    assert synchronous(store) == NORMAL
+    until(lambda: naps[-1:] == [0.4])
+
+
+def test_a_connection_that_is_opened_again_is_synced(clock: Clock, store: Store) -> None:
+    """The write connection that follows a fork waits for the disk as the one before would have."""
+    assert synchronous(store) == FULL
+    store.before_fork()
+    store.after_fork_in_parent()
+    clock.now += 1_000_000_000
+    assert [synchronous(store), synchronous(store)] == [FULL, NORMAL]
 
 
 @pytest.mark.usefixtures("clock")

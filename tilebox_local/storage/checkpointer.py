@@ -85,7 +85,7 @@ class Checkpointer:
             # committer waits.
             is_alone = pages >= _OVERDUE_PAGES and self._lock.acquire(timeout=_PATIENCE_S)
             # The commit stands whatever happens here: an error would make it look as if it had failed.
-            with contextlib.suppress(apsw.Error):
+            with contextlib.suppress(apsw.Error, MemoryError):
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             if is_alone:
                 self._lock.release()
@@ -98,8 +98,11 @@ class Checkpointer:
 
     def _request(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="tilebox-local-checkpoint", daemon=True)
-            self._thread.start()
+            # Without a thread to be had, the committer's checkpoints have to do until there is one.
+            with contextlib.suppress(RuntimeError, MemoryError):
+                thread = threading.Thread(target=self._run, name="tilebox-local-checkpoint", daemon=True)
+                thread.start()
+                self._thread = thread
         self._due.set()
 
     def has_log(self) -> bool:
@@ -110,7 +113,7 @@ class Checkpointer:
         """Move the whole log into the file and cut it to nothing, unless somebody uses it. On the writer's thread."""
         self._pages = self._requested_at = 0
         # In use, or the disk refuses: it is tried again after the next commits.
-        with contextlib.suppress(apsw.Error), impatient(connection, 0.0):
+        with contextlib.suppress(apsw.Error, MemoryError), impatient(connection, 0.0):
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def _run(self) -> None:
@@ -122,7 +125,7 @@ class Checkpointer:
                     self._close_connection()
                     return
                 # A full disk or a foreign lock is the writer's to report; the next request tries again.
-                with contextlib.suppress(apsw.Error):
+                with contextlib.suppress(apsw.Error, MemoryError):
                     if self._connection is None:
                         self._connection = self._connect()
                     self._connection.execute("SELECT count(*) FROM store_records").fetchall()  # else it sees no log

@@ -39,6 +39,8 @@ __all__ = [
     "enable_wal",
     "immediate",
     "impatient",
+    "is_full_sync",
+    "is_out_of_room",
     "keep_log_at_close",
     "open_checkpointer",
     "open_lent",
@@ -102,15 +104,24 @@ _HINTS: dict[type[TileboxLocalError], str] = {
 
 def translate_error(error: apsw.Error, path: str, otherwise: type[TileboxLocalError] = StoreError) -> TileboxLocalError:
     """Our error for one of apsw's, most specific first; `otherwise` for those that say nothing about the store."""
-    for cls in type(error).__mro__:
-        if cls in _ERRORS:
-            kind: type[TileboxLocalError] = _ERRORS[cls]
-            break
+    kind: type[TileboxLocalError] = otherwise
+    if is_out_of_room(error):
+        kind = StoreFullError
     else:
-        kind = otherwise
+        for cls in type(error).__mro__:
+            if cls in _ERRORS:
+                kind = _ERRORS[cls]
+                break
     if kind is NotATileboxStoreError:
         return kind(f"{path} is not a SQLite database.", hint=_HINTS[kind])
     return kind(f"{path}: {error}.", hint=_HINTS.get(kind))
+
+
+def is_out_of_room(error: apsw.Error) -> bool:
+    """Whether the disk has no room for what was asked, or for the -shm file that the first to open a store needs."""
+    return isinstance(error, apsw.FullError) or (
+        isinstance(error, apsw.IOError) and getattr(error, "extendedresult", None) == apsw.SQLITE_IOERR_SHMSIZE
+    )
 
 
 @contextmanager
@@ -215,6 +226,11 @@ def set_synchronous(connection: apsw.Connection, *, full: bool) -> None:
     """FULL (2) waits for the disk at each commit, NORMAL (1) at checkpoints only. Outside of transactions."""
     value = 2 if full else 1
     connection.pragma("synchronous", value)
+
+
+def is_full_sync(connection: apsw.Connection) -> bool:
+    """Whether the connection waits for the disk at each commit."""
+    return bool(connection.pragma("synchronous") == 2)
 
 
 def keep_log_at_close(connection: apsw.Connection, keep: bool) -> None:

@@ -124,7 +124,7 @@ class StoreFile:
     def missing_commits(self, connection: apsw.Connection) -> MissingCommits | None:
         """What was noted and is not there any more; None if nothing is missing. Inside of the lock."""
         try:
-            store_id, noted, last_ns = self._lock.read_note().split()
+            store_id, noted, last_ns = self._lock.read_note().partition(b"\n")[0].split()
             missing = int(noted) - int(value(connection, "commit_no"))
             if store_id == self._store_id and missing > 0:
                 return MissingCommits(missing, int(last_ns))

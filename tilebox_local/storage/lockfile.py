@@ -2,6 +2,9 @@
 
 SQLite's own lock is unfair: a waiter polls, and is mostly asleep when the lock frees. `flock` queues waiters in the
 kernel, wakes them at once, and frees the lock of a process that dies. It guards creation and migration, too.
+
+The file also holds 128 KiB of the disk in reserve. Without the -shm file, as after a reboot, even reading needs room
+for a new one: on a full disk the reserve is what it is made of.
 """
 
 from __future__ import annotations
@@ -24,9 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["LockFile"]
 
 _RETRY_NS = 100_000
-_NOTE_BYTES = 128
+_NOTE_BYTES = 128  # kept when the reserve is given up
 _PATIENCE_S = 5.0
 _POLL_S = 0.002
+_RESERVE_BYTES = 128 * 1024  # four times what SQLite allocates of the -shm file at a time
 
 
 class LockFile:
@@ -124,6 +128,33 @@ class LockFile:
         on_slow()
         return False
 
+    def reserve(self) -> None:
+        """Make sure of the reserve, if there is room for it. Only while the lock is held. Raises nothing."""
+        fd = self._fd
+        if fd is None or not hasattr(os, "posix_fallocate"):
+            return
+        with contextlib.suppress(OSError):
+            if _allocated_bytes(fd) >= _RESERVE_BYTES:
+                return
+            try:
+                os.posix_fallocate(fd, 0, _RESERVE_BYTES)  # changes no content
+            except OSError:
+                os.ftruncate(fd, _NOTE_BYTES)  # part of it may have been allocated
+                raise
+
+    def release_reserve(self) -> bool:
+        """Give the reserve to whoever needs room. Only while the lock is held. False if there was none."""
+        fd = self._fd
+        if fd is None:
+            return False
+        try:
+            if _allocated_bytes(fd) < _RESERVE_BYTES:
+                return False
+            os.ftruncate(fd, _NOTE_BYTES)
+        except OSError:
+            return False
+        return True
+
     def remove_if_new(self) -> None:
         """Take back a lock file that this object has created, beside a file that turned out not to be a store."""
         if self._is_new and self._path is not None:
@@ -141,3 +172,7 @@ class LockFile:
         self._lock = threading.Lock()
         with contextlib.suppress(OSError):
             self.close()
+
+
+def _allocated_bytes(fd: int) -> int:
+    return os.fstat(fd).st_blocks * 512

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import apsw
+
 from tilebox_local import clock
 from tilebox_local.catalog import run, value
 from tilebox_local.errors import (
@@ -28,6 +30,7 @@ from tilebox_local.storage.bookkeeping import write_incident
 from tilebox_local.storage.checkpointer import Checkpointer
 from tilebox_local.storage.connection import (
     immediate,
+    is_out_of_room,
     keep_log_at_close,
     open_checkpointer,
     open_lent,
@@ -49,8 +52,6 @@ from tilebox_local.storage.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    import apsw
 
     from tilebox_local.storage.bookkeeping import WriterStats
     from tilebox_local.storage.connection import LentConnection
@@ -147,13 +148,34 @@ class Store:
         _multiprocessing_end.prepare()
 
     def _open_writer(self) -> apsw.Connection:
-        """The write connection after a fork; the file has been checked before it."""
+        """The write connection after a fork; the file has been checked before it. The caller holds the lock file."""
         if self._file is not None:
             self._file.verify_main()  # SQLite would create what is missing
-        connection = open_writer(self.filename, full_sync=self._full_sync)
-        if self._file is not None:
-            self._file.attach(connection)
+        connection = self._with_reserve(self._connect_writer)
         self._prepare(connection)
+        return connection
+
+    def _with_reserve(self, connect: Callable[[], apsw.Connection]) -> apsw.Connection:
+        """`connect()`, on a full disk with the room that the lock file keeps in reserve."""
+        try:
+            connection = connect()
+        except apsw.Error as error:
+            if not (is_out_of_room(error) and self._lock.release_reserve()):
+                raise
+            connection = connect()
+        self._lock.reserve()
+        return connection
+
+    def _connect_writer(self) -> apsw.Connection:
+        connection = open_writer(self.filename, full_sync=self._full_sync)
+        try:
+            # Opening reads nothing: make SQLite find out now whether there is room for the -shm file.
+            connection.pragma("schema_version")
+            if self._file is not None:
+                self._file.attach(connection)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _prepare(self, connection: apsw.Connection) -> None:
@@ -170,21 +192,10 @@ class Store:
                 if self.path is not None:
                     self._guarded = guard(self.path)
                 try:
-                    connection = open_writer(self.filename, full_sync=self._full_sync)
-                    try:
-                        keep_log_at_close(connection, log_bytes > 0)
-                        ensure_schema(connection, self._label)
-                        keep_log_at_close(connection, False)
-                        if self._file is not None:
-                            self._file.attach(connection)
-                            self._look_for_lost_tail(connection, self._file)
-                    except BaseException:
-                        connection.close()
-                        raise
+                    return self._with_reserve(lambda: self._connect_checked(has_log=log_bytes > 0))
                 except BaseException:
                     self._stop_guarding()
                     raise
-                return connection
         except NotATileboxStoreError:
             self._lock.remove_if_new()
             raise
@@ -264,6 +275,20 @@ class Store:
         guarded, self._guarded = self._guarded, None
         if guarded is not None:
             guarded.release()
+
+    def _connect_checked(self, *, has_log: bool) -> apsw.Connection:
+        connection = open_writer(self.filename, full_sync=self._full_sync)
+        try:
+            keep_log_at_close(connection, has_log)
+            ensure_schema(connection, self._label)
+            keep_log_at_close(connection, False)
+            if self._file is not None:
+                self._file.attach(connection)
+                self._look_for_lost_tail(connection, self._file)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def __repr__(self) -> str:
         return f"Store({self._label!r})"

@@ -24,7 +24,7 @@ from tilebox_local.catalog import run, value
 from tilebox_local.errors import ArgumentError, FlushTimeoutError, StoreClosedError, StoreError, StoreReplacedError
 from tilebox_local.storage.batch import STORE_ERRORS, Batch
 from tilebox_local.storage.bookkeeping import Bookkeeping, WriterStats
-from tilebox_local.storage.connection import keep_log_at_close, set_synchronous, translate_error
+from tilebox_local.storage.connection import is_full_sync, keep_log_at_close, set_synchronous, translate_error
 from tilebox_local.storage.queue import BATCH_LIMIT, TelemetryQueue, take
 from tilebox_local.storage.schema import check_version
 
@@ -369,12 +369,16 @@ class Writer:
         self.queue.idle = True
         if not (self._commands or self.queue or self.queue.has_unwritten_open_span() or self._stopping):
             if self._unsynced:
-                self._get_wakeup(_SYNC_INTERVAL_NS / 1e9)
+                self._get_wakeup(self._until_sync_s())
             elif not self._checkpointer.has_log():
                 self._get_wakeup(_IDLE_TIMEOUT_S)
             elif not self._get_wakeup(_EMPTY_LOG_AFTER_S):
                 self._empty_log()
         self.queue.idle = False
+
+    def _until_sync_s(self) -> float:
+        """What is left of the second that a power cut may cost: it begins with the last commit that waited."""
+        return max(0, self._synced_at + _SYNC_INTERVAL_NS - clock.monotonic_ns()) / 1e9
 
     def _get_wakeup(self, timeout_s: float) -> bool:
         """Wait to be woken up; whether somebody did."""
@@ -429,6 +433,8 @@ class Writer:
         try:
             with self._lock.held(is_urgent=bool(commands)):
                 self._transaction(commands, now)
+                if self._failures:
+                    self._lock.reserve()  # an opener on a full disk may have used it up
         except StoreReplacedError as error:
             self._abandon(error, commands + postponed)
             return
@@ -472,8 +478,7 @@ class Writer:
             connection.execute("COMMIT")
         except BaseException:
             self._batch.rollback()
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            self._roll_back(connection)
             raise
         if is_full:
             self._synced_at = now
@@ -508,6 +513,17 @@ class Writer:
         for command in commands:
             command.error = rescued
             command.done.release()
+
+    def _roll_back(self, connection: apsw.Connection) -> None:
+        """End a failed transaction. If not even that works, as without memory, closing the connection does it."""
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except BaseException:  # noqa: BLE001 -- what made the transaction fail is the error to show
+            self._connection = None  # opened again when it is needed
+            if self._file is not None:
+                self._file.detach()
+            connection.close(True)
 
     def _write_telemetry(self, connection: apsw.Connection) -> None:
         batch = self._batch
@@ -587,6 +603,7 @@ class Writer:
     def _require_connection(self) -> apsw.Connection:
         if self._connection is None:
             self._connection = self._connect()
+            self._is_connection_full = is_full_sync(self._connection)
         return self._connection
 
 
