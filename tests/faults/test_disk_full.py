@@ -103,14 +103,16 @@ def test_a_store_is_opened_on_a_full_disk(small_disk: Path) -> None:
     (small_disk / "store.db-shm").unlink()
     lock = small_disk / "store.db.lock"
     assert lock.stat().st_blocks * 512 == RESERVE
-    lock.write_bytes(b"a line of text\n" + bytes(RESERVE - 15))
+    note = lock.read_bytes()[:78]
     fill(small_disk / "filler")
     opened, full, end = suffer(small_disk, "start")
     assert opened == {"opened": None}
     assert (full["read"], full["flush"]) == (10 * len(acks(told)), "StoreFullError")
     assert full["reserve"] < RESERVE
     assert end["reserve"] == RESERVE  # taken back as soon as there was room
-    assert lock.read_bytes()[:16] == b"a line of text\n\0"
+    after = lock.read_bytes()[:79]
+    assert (after[:36], after[77:]) == (note[:36], b"\n\0")  # the note of the last commit is in its place
+    assert after[37:57] > note[37:57]
     assert examine(small_disk / "store.db", {"w": acks(told), "cold": [0]}) == []
 
 
