@@ -110,8 +110,8 @@ def test_a_store_is_opened_on_a_full_disk(small_disk: Path) -> None:
     assert (full["read"], full["flush"]) == (10 * len(acks(told)), "StoreFullError")
     assert full["reserve"] < RESERVE
     assert end["reserve"] == RESERVE  # taken back as soon as there was room
-    after = lock.read_bytes()[:79]
-    assert (after[:36], after[77:]) == (note[:36], b"\n\0")  # the note of the last commit is in its place
+    after = lock.read_bytes()[:80]
+    assert (after[:36], after[78:]) == (note[:36], b"\n\0")  # the note of the last commit is in its place
     assert after[37:57] > note[37:57]
     assert examine(small_disk / "store.db", {"w": acks(told), "cold": [0]}) == []
 
