@@ -1,8 +1,8 @@
-"""Write to a store on a disk that remembers: `python power_process.py STORE NOTES SEED DURABILITY (ok | off | forget)`.
+"""Write to a store on a disk that remembers: `python power_process.py STORE NOTES SEED DURABILITY (ok | ...)`.
 
-The clock goes when this script says so, and the log is checkpointed after a few pages already. NOTES gets the events
-of the disk, with a mark for each acknowledgement. `off` never waits for the disk and `forget` has a disk that forgets
-to sync the log: the controls.
+The clock goes when this script says so, and with every other SEED the log is checkpointed after a few pages already.
+NOTES gets the events of the disk, with a mark for each acknowledgement. Controls: `off` never waits for the disk,
+`lazy` only at checkpoints, and `forget` has a disk that forgets to sync the log.
 """
 
 import pickle
@@ -19,6 +19,7 @@ from tilebox_local.storage import checkpointer, connection, writer
 
 BATCHES = 60
 STEP_NS = 50_000_000
+SECOND_NS = 1_000_000_000
 
 
 class Step(Task):
@@ -59,7 +60,7 @@ def sync_when_idle(client, disk):
     """Let the time pass after which an idle store is synced, and wait for it."""
     synced = threading.Event()
     client._store.writer.on_commit.append(synced.set)
-    clock.monotonic_ns.go(writer._SYNC_INTERVAL_NS)
+    clock.monotonic_ns.go(SECOND_NS)
     while client._store.writer._unsynced:
         client._store.writer.queue.attend()
         synced.wait(0.01)
@@ -82,7 +83,7 @@ def write(client, disk, rng, batches):
             disk.mark("computed", batch)
         if rng.random() < 0.1:
             len(client.jobs().query())
-        if rng.random() < 0.1:
+        if rng.random() < 0.1 and writer._SYNC_INTERVAL_NS == SECOND_NS:
             sync_when_idle(client, disk)
 
 
@@ -90,7 +91,10 @@ def main(path, notes, seed, durability, disk_kind):
     """Create the store, write, close, open it again, write, close."""
     disk = RecordingDisk(unsynced="-wal" if disk_kind == "forget" else None)
     clock.monotonic_ns = Clock(disk)
-    checkpointer._BACKGROUND_PAGES, checkpointer._COMMITTER_PAGES, checkpointer._OVERDUE_PAGES = 25, 60, 120
+    if int(seed) % 2 == 0:  # a checkpoint syncs, too: without any, only the clock does
+        checkpointer._BACKGROUND_PAGES, checkpointer._COMMITTER_PAGES, checkpointer._OVERDUE_PAGES = 25, 60, 120
+    if disk_kind == "lazy":
+        writer._SYNC_INTERVAL_NS = 10**18
     if disk_kind == "off":
         connection.set_synchronous = writer.set_synchronous = lambda opened, full: opened.pragma("synchronous", 0)
     rng = random.Random(seed)
@@ -100,7 +104,7 @@ def main(path, notes, seed, durability, disk_kind):
             write(client, disk, rng, batches)
             disk.mark("closing")
         disk.mark("synced")  # closing waits for the disk
-        clock.monotonic_ns.go(writer._SYNC_INTERVAL_NS)
+        clock.monotonic_ns.go(SECOND_NS)
     Path(notes).write_bytes(pickle.dumps([tuple(event) for event in disk.events]))
 
 
