@@ -36,6 +36,9 @@ RUN = {
 """,
 }
 SCRIPT = """
+from tilebox_local.storage import writer
+writer._TICK_S = 60.0  # nothing is committed by itself: what is stored was committed because the process ended
+
 def main():
     context = multiprocessing.get_context(sys.argv[1])
     with spanned("outer"):
