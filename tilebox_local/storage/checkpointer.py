@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 import apsw
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import Protocol
+
+    from tilebox_local.storage.lockfile import LockFile
+
+    class Connect(Protocol):
+        """Opens a connection of a file, which waits so long for readers."""
+
+        def __call__(self, *, timeout_s: float = ...) -> apsw.Connection: ...
+
 
 __all__ = ["Checkpointer"]
 
@@ -28,10 +36,10 @@ class Checkpointer:
     """Checkpoint policy of one writer. `attach` it to each write connection; the rest happens by itself.
 
     Args:
-        connect: Opens a connection of the same file, for the background thread.
+        connect: Opens a connection of the same file, for the background thread and for `truncate`.
     """
 
-    def __init__(self, connect: Callable[[], apsw.Connection]) -> None:
+    def __init__(self, connect: Connect) -> None:
         self._connect = connect
         self._reset()
 
@@ -82,6 +90,35 @@ class Checkpointer:
                         self._connection = self._connect()
                     self._connection.execute("SELECT count(*) FROM store_records").fetchall()  # else it sees no log
                     self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def truncate(self, turnstile: LockFile) -> bool:
+        """Checkpoint everything and make the log empty; False if that is not possible right now. Any thread.
+
+        Most is copied beside the writers; only the rest while they wait at the turnstile.
+        """
+        with self._lock:
+            connection = self._connect(timeout_s=0.0)
+            try:
+                connection.execute("SELECT count(*) FROM store_records").fetchall()  # else it sees no log
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            finally:
+                connection.close()
+        # In this order, as a committing writer takes them. A fork takes the second lock and waits for the writer.
+        with turnstile.held():
+            if not self._lock.acquire(timeout=_PATIENCE_S):
+                return False
+            try:
+                connection = self._connect(timeout_s=0.0)
+                try:
+                    connection.execute("SELECT count(*) FROM store_records").fetchall()
+                    log_pages, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                finally:
+                    connection.close()
+            except apsw.BusyError:
+                return False
+            finally:
+                self._lock.release()
+        return log_pages == 0
 
     def _close_connection(self) -> None:
         connection, self._connection = self._connection, None

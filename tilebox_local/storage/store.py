@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     import apsw
 
-__all__ = ["MEMORY", "Store", "open_store"]
+__all__ = ["MEMORY", "Store", "is_open_here", "open_store"]
 
 T = TypeVar("T")
 
@@ -78,6 +78,16 @@ def open_store(path: str | os.PathLike[str], *, full_sync: bool = False) -> Stor
         store = Store(resolved, full_sync=full_sync)
         _stores[str(resolved)] = store
         return store
+
+
+def is_open_here(path: Path) -> bool:
+    """Whether this process has the file open as a store, under whatever name."""
+    for store in list(_all_stores):
+        if store.path is not None and not store.is_closed:
+            with suppress(OSError):
+                if path.samefile(store.path):
+                    return True
+    return False
 
 
 class Store:
@@ -202,6 +212,16 @@ class Store:
     def flush(self, timeout_s: float | None = None) -> None:
         """Return when all telemetry appended so far is committed. See Writer.flush."""
         self.writer.flush(timeout_s)
+
+    def checkpoint(self) -> bool:
+        """Copy the write-ahead log into the file and empty it; False if a reader or a fork is in the way.
+
+        Waits for the turnstile, so that writers are not in the way, and for nobody else.
+        """
+        if self.path is None:
+            return True
+        with translate_errors(self._label):
+            return self._checkpointer.truncate(self._lock)
 
     def stats(self) -> WriterStats:
         """Counts of this process's writer."""
