@@ -97,27 +97,26 @@ class Checkpointer:
         Most is copied beside the writers; only the rest while they wait at the turnstile.
         """
         with self._lock:
-            connection = self._connect(timeout_s=0.0)
-            try:
-                connection.execute("SELECT count(*) FROM store_records").fetchall()  # else it sees no log
-                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            finally:
-                connection.close()
+            self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
         # In this order, as a committing writer takes them. A fork takes the second lock and waits for the writer.
         with turnstile.held():
             if not self._lock.acquire(timeout=_PATIENCE_S):
                 return False
             try:
-                connection = self._connect(timeout_s=0.0)
-                try:
-                    connection.execute("SELECT count(*) FROM store_records").fetchall()
-                    log_pages, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-                finally:
-                    connection.close()
-            except apsw.BusyError:
-                return False
+                return self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
             finally:
                 self._lock.release()
+
+    def _checkpoint(self, mode: int) -> bool:
+        """One checkpoint that waits for nobody; whether the log is empty after it."""
+        connection = self._connect(timeout_s=0.0)
+        try:
+            connection.execute("SELECT count(*) FROM store_records").fetchall()  # else it sees no log
+            log_pages, _ = connection.wal_checkpoint(mode=mode)
+        except apsw.BusyError:  # a reader, or the checkpoint of somebody else
+            return False
+        finally:
+            connection.close()
         return log_pages == 0
 
     def _close_connection(self) -> None:

@@ -29,9 +29,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
     prune = commands.add_parser("prune", help="delete old jobs and give the space back", parents=[store])
     prune.add_argument("--older-than", type=_duration, metavar="AGE", help="jobs that ended so long ago: 90m, 12h, 30d")
     prune.add_argument("--keep-last", type=int, metavar="N", help="keep the N finished jobs that ended last")
-    prune.add_argument(
-        "--max-size", type=_size, metavar="SIZE", help="the oldest, until the file has 500MB, 2GiB"
-    )
+    prune.add_argument("--max-size", type=_size, metavar="SIZE", help="the oldest, until the file has 500MB, 2GiB")
     prune.add_argument("--dry-run", action="store_true", help="only count")
     check = commands.add_parser("check", help="look for damage; exit code 3 if there is any", parents=[store])
     check.add_argument("--full", action="store_true", help="all of it, however long it takes")

@@ -320,13 +320,15 @@ class _Slice:
     def __init__(self, connection: apsw.Connection, chunk: int) -> None:
         self._connection = connection
         self._deadline = time.monotonic() + _SLICE_S
+        self._has_begun = False  # each slice does something
         self.chunk = chunk
         self.counts: dict[str, int] = {}
 
     def delete(self, unit: _Unit) -> bool:
         """Delete a unit as far as there is time; whether nothing is left of it. Goes on where it was interrupted."""
-        if time.monotonic() > self._deadline:
+        if self._has_begun and time.monotonic() > self._deadline:
             return False
+        self._has_begun = True
         if unit.job_no is not None:
             return self._delete_job(unit.job_no)
         rows = {"trace_no": unit.trace_no, "before_ns": unit.before_ns}
