@@ -326,8 +326,8 @@ WHERE trace_no = :trace_no AND job_no IS NULL
 SELECT name, wr FROM pragma_table_list WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!'
 
 -- name: stored_columns
--- Columns that records of a table have, in their order, with their position in the primary key (0: none).
-SELECT name, type, "notnull", pk FROM pragma_table_xinfo(?) WHERE hidden <> 2
+-- Columns that records of a table have, in their order, with their position in the primary key (0: none) and default.
+SELECT name, type, "notnull", pk, dflt_value FROM pragma_table_xinfo(?) WHERE hidden <> 2
 
 -- name: foreign_keys
 SELECT "from", "table" FROM pragma_foreign_key_list(?)
@@ -353,7 +353,8 @@ WHERE EXISTS (SELECT 1 FROM group_records g WHERE g.group_no = task_records.grou
 
 -- name: drop_progress_of_no_task
 DELETE FROM progress_records
-WHERE NOT EXISTS (SELECT 1 FROM task_records t WHERE t.task_no = progress_records.task_no)
+WHERE NOT EXISTS (
+  SELECT 1 FROM task_records t WHERE t.task_no = progress_records.task_no AND t.job_no = progress_records.job_no)
 
 -- name: jobs_of_lost_dependencies
 -- Jobs with a group that waits for a group that is not there. (What the others wait for cannot have been theirs.)

@@ -20,6 +20,7 @@ _MAGIC = b"SQLite format 3\0"
 _WAL_MAGIC = 0x377F0682
 _WAL_HEADER, _FRAME_HEADER = 32, 24
 _LOCK_PAGE = 0x40000000 // PAGE_SIZE + 1
+_MOST_CUT = 1000  # a file that should be so many times longer has a damaged header
 _MAX_PAYLOAD = 16 * 1024 * 1024 + 64 * 1024
 _ENTRY = 5  # bytes of the pointer map per page
 _MAP_ENTRIES = PAGE_SIZE // _ENTRY
@@ -55,7 +56,8 @@ class Image:
     """The pages of a store as they are once its write-ahead log is applied. Reads the files and changes nothing.
 
     Where a frame in the middle of the log is damaged, SQLite forgets it and everything after it. Here the commits after
-    it count, and the pages of such frames are in `doubtful_pages`; `damaged_frames` is their number.
+    it count, and the pages of such frames are in `doubtful_pages`; `damaged_frames` is their number. `missing_pages` is
+    how many pages the file should have behind its end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,13 +69,16 @@ class Image:
         self._map_pages: dict[int, bytes | None] = {}
         size = self._file.seek(0, 2)
         self.file_pages = -(-size // PAGE_SIZE)
-        self.page_count = 0
+        self.page_count = self.file_pages
         log = path.with_name(f"{path.name}-wal")
         if log.exists():
             self._log = log.open("rb")
-            self.page_count = self._read_log()
-        if not self.page_count:
-            self.page_count = self._declared_pages() or self.file_pages
+            self.page_count = self._read_log() or self.file_pages
+        declared = self._declared_pages()
+        if not self._frames:
+            self.page_count = min(declared or self.file_pages, self.file_pages)
+        self._last_page = max(self.page_count, declared)
+        self.missing_pages = self._last_page - self.page_count
 
     def close(self) -> None:
         """Close the files."""
@@ -82,28 +87,31 @@ class Image:
             self._log.close()
 
     def page(self, number: int) -> bytes | None:
-        """Content of a page; None if the file does not have it. What is cut off counts as zeros."""
+        """Content of a page, shorter than a page where the file is cut off; None if the file does not have it."""
         if not 1 <= number <= self.page_count:
             return None
         if number in self._frames and self._log is not None:
             self._log.seek(self._frames[number])
             return self._log.read(PAGE_SIZE)
         self._file.seek((number - 1) * PAGE_SIZE)
-        data = self._file.read(PAGE_SIZE)
-        return data.ljust(PAGE_SIZE, b"\0") if data else None
+        return self._file.read(PAGE_SIZE) or None
+
+    def _whole_page(self, number: int) -> bytes | None:
+        data = self.page(number)
+        return data if data is not None and len(data) == PAGE_SIZE else None
 
     @property
     def header(self) -> bytes | None:
         """The first 100 bytes of the database; None if they are damaged."""
         data = self.page(1)
-        return data[:100] if data is not None and data.startswith(_MAGIC) else None
+        return data[:100] if data is not None and data.startswith(_MAGIC) and len(data) >= 100 else None
 
     def _declared_pages(self) -> int:
         header = self.header
         if header is None or header[24:28] != header[92:96]:  # written by something that does not keep the size
             return 0
         count = int.from_bytes(header[28:32], "big")
-        return count if count <= self.file_pages * 4 else 0
+        return count if count <= self.file_pages * _MOST_CUT else 0
 
     # -- the write-ahead log --------------------------------------------------------------------------------------
 
@@ -163,10 +171,10 @@ class Image:
             return None
         position = (number - map_number - 1) * _ENTRY
         kind, parent = data[position], int.from_bytes(data[position + 1 : position + _ENTRY], "big")
-        return (kind, parent) if ROOT <= kind <= BTREE and parent <= self.page_count else None
+        return (kind, parent) if ROOT <= kind <= BTREE and parent <= self._last_page else None
 
     def _sane_map_page(self, map_number: int) -> bytes | None:
-        data = self.page(map_number)
+        data = self._whole_page(map_number)
         if data is None:
             return None
         used = min(_MAP_ENTRIES, self.page_count - map_number)
@@ -183,7 +191,7 @@ class Image:
         free: set[int] = set()
         trunk = int.from_bytes(header[32:36], "big") if header is not None else 0
         while trunk and trunk not in free:
-            data = self.page(trunk)
+            data = self._whole_page(trunk)
             if data is None:
                 break
             free.add(trunk)
@@ -198,19 +206,19 @@ class Image:
     def btree_page(self, number: int) -> BTreePage | None:
         """A page of a b-tree; None if it cannot be one."""
         data = self.page(number)
-        if data is None:
-            return None
         start = 100 if number == 1 else 0
+        if data is None or len(data) < start + 12:
+            return None
         kind = data[start]
         if kind not in TABLE_KINDS | INDEX_KINDS:
             return None
         is_interior = kind in _INTERIOR_KINDS
         count = int.from_bytes(data[start + 3 : start + 5], "big")
         first = start + (12 if is_interior else 8)
-        if first + 2 * count > PAGE_SIZE or (is_interior and not count):
+        if first + 2 * count > len(data) or (is_interior and not count):
             return None
         offsets = struct.unpack_from(f">{count}H", data, first)
-        inside = tuple(offset for offset in offsets if first + 2 * count <= offset <= PAGE_SIZE - 4)
+        inside = tuple(offset for offset in offsets if first + 2 * count <= offset <= len(data) - 4)
         children: tuple[int, ...] = ()
         if is_interior:
             children = tuple(int.from_bytes(data[offset : offset + 4], "big") for offset in inside)
@@ -233,12 +241,12 @@ class Image:
         if not 0 < size <= _MAX_PAYLOAD:
             return None
         if size <= most:
-            return Payload(rowid, data[offset : offset + size]) if offset + size <= PAGE_SIZE else None
+            return Payload(rowid, data[offset : offset + size]) if offset + size <= len(data) else None
         least = (PAGE_SIZE - 12) * 32 // 255 - 23
         local = least + (size - least) % (PAGE_SIZE - 4)
         if local > most:
             local = least
-        if offset + local + 4 > PAGE_SIZE:
+        if offset + local + 4 > len(data):
             return None
         following = int.from_bytes(data[offset + local : offset + local + 4], "big")
         rest = self._overflow(page.number, following, size - local)
@@ -249,11 +257,16 @@ class Image:
         parts = []
         is_first = True
         while size > 0:
-            data = self.page(number)
+            data = self._whole_page(number)
             entry = self.map_entry(number)
             if data is None or not any(data):
                 return None
-            if entry is not None and entry != (_OVERFLOW_FIRST if is_first else _OVERFLOW_NEXT, owner):
+            # One of the two may be damaged itself.
+            if (
+                entry is not None
+                and entry[0] != (_OVERFLOW_FIRST if is_first else _OVERFLOW_NEXT)
+                and entry[1] != owner
+            ):
                 return None
             owner, is_first = number, False
             number = int.from_bytes(data[:4], "big")

@@ -97,14 +97,14 @@ def recover(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> R
     if not path.is_file():
         raise ArgumentError(f"{path} is not a file; name the store to recover from.")
     with nobody_has_open(path), new_file(target, overwrite=False) as unfinished, closing(Image(path)) as image:
-        _check_header(image, path)
+        is_ours = _check_header(image, path)
         with translate_errors(str(target)), _new_store(unfinished) as connection:
             tables = read_tables(connection)
             salvage = Salvage(image, tables, dict(run(connection, "table_roots")))
             loading = _Loading(connection, tables)
             with immediate(connection):
                 loading.load(salvage.rows())
-            if not (salvage.schema_rows or loading.count):
+            if not (is_ours or salvage.schema_rows or loading.count):
                 raise NotATileboxStoreError(f"Nothing of a tilebox-local store was found in {path}.")
             with immediate(connection):
                 repair = Repair(connection, tables)
@@ -125,10 +125,11 @@ def recover(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> R
     )
 
 
-def _check_header(image: Image, path: Path) -> None:
+def _check_header(image: Image, path: Path) -> bool:
+    """Whether the header says that it is a store. Raises SchemaVersionError."""
     header = image.header
     if header is None:
-        return
+        return False
     version = int.from_bytes(header[60:64], "big")
     application_id = int.from_bytes(header[68:72], "big")
     if application_id == APPLICATION_ID and version > SCHEMA_VERSION:
@@ -138,6 +139,7 @@ def _check_header(image: Image, path: Path) -> None:
             supported=SCHEMA_VERSION,
             hint="Upgrade the package tilebox-local.",
         )
+    return application_id == APPLICATION_ID
 
 
 @contextmanager
@@ -147,6 +149,7 @@ def _new_store(path: Path) -> Iterator[apsw.Connection]:
     try:
         ensure_schema(connection, str(path))
         connection.pragma("journal_mode", "memory")
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)  # rows come with their counters
         yield connection
     finally:
         connection.close()

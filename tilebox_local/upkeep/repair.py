@@ -35,6 +35,7 @@ class Repair:
         self._connection = connection
         self._tables = tables
         self._damaged_jobs: set[int] = set()
+        self._shared: dict[str, int] = {}
         self.rebuilt: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.altered: Counter[str] = Counter()
@@ -155,8 +156,7 @@ class Repair:
             if column == key or not is_required:
                 continue
             if column in references:
-                values[column] = number
-                self._stand_in(references[column], number)
+                values[column] = self._shared_stand_in(references[column])
             elif kind == "TEXT":
                 values[column] = _STAND_IN_TEXT.get((name, column), _LOST).format(number=number)
             else:
@@ -166,6 +166,15 @@ class Repair:
             f"INSERT OR IGNORE INTO {name} ({columns}) VALUES ({marks})", tuple(values.values())
         ).fetchall()
         self._rebuilt(name)
+
+    def _shared_stand_in(self, name: str) -> int:
+        """The row of another table that stand-ins name."""
+        if name not in self._shared:
+            key = self._tables[name].columns[0]
+            last = self._connection.execute(f"SELECT max({key}) FROM {name}").get
+            self._shared[name] = 1 + int(str(last or 0))
+            self._stand_in(name, self._shared[name])
+        return self._shared[name]
 
     # -- what follows from other rows -----------------------------------------------------------------------------
 

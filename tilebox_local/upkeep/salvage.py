@@ -51,6 +51,7 @@ class Table:
     rowid_column: int | None
     has_rowid: bool
     key: tuple[int, ...] = ()
+    least_columns: int = 1  # up to the last one that has always been there
 
     def is_ascending(self, rows: list[Row]) -> bool:
         """Whether the rows of a page are in the order of their keys."""
@@ -59,7 +60,8 @@ class Table:
 
     def fits(self, values: list[object], *, is_exact: bool) -> bool:
         """Whether the values can be a row. Unless `is_exact`, columns may be missing that were added later."""
-        if len(values) > len(self.columns) or (is_exact and len(values) < len(self.columns)) or not values:
+        least = len(self.columns) if is_exact else self.least_columns
+        if not least <= len(values) <= len(self.columns):
             return False
         for position, value in enumerate(values):
             if value is None:
@@ -93,7 +95,7 @@ def read_tables(connection: apsw.Connection) -> dict[str, Table]:
         stored = run(connection, "stored_columns", (name,))
         if is_without_rowid:
             stored = sorted(stored, key=lambda column: column[3] or _MAX_COLUMNS)  # the key comes first
-        columns, types, required, positions = zip(*stored, strict=True)
+        columns, types, required, positions, defaults = zip(*stored, strict=True)
         keys = [index for index, position in enumerate(positions) if position]
         tables[name] = Table(
             name,
@@ -103,6 +105,7 @@ def read_tables(connection: apsw.Connection) -> dict[str, Table]:
             None if is_without_rowid or len(keys) != 1 or types[keys[0]] != "INTEGER" else keys[0],
             not is_without_rowid,
             tuple(keys),
+            1 + max(index for index, needed in enumerate(required) if needed and defaults[index] is None),
         )
     return tables
 
@@ -154,8 +157,10 @@ class Salvage:
         for page_no in pages:
             for row in self._rows_of(page_no, _SCHEMA_TABLE, is_exact=True):
                 kind, name, _, root, _ = row.values
-                self.schema_rows += 1
-                if isinstance(root, int) and 1 < root <= self._image.page_count and isinstance(name, str):
+                if not isinstance(name, str):
+                    continue
+                self.schema_rows += name in self._tables
+                if isinstance(root, int) and 1 < root <= self._image.page_count:
                     found[name] = root
                     if kind == "table" and name not in self._tables and not name.startswith("sqlite_"):
                         self.foreign_tables.append(name)
@@ -233,6 +238,8 @@ class Salvage:
 
     def _rows_of_lost_pages(self) -> Iterator[Row]:
         free = self._image.free_pages()
+        if self._image.missing_pages:
+            self.damaged_pages[UNKNOWN] += self._image.missing_pages
         for number in range(2, self._image.page_count + 1):
             if number in self._owners or self._image.is_special(number):
                 continue
