@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tilebox_local.data import Job
     from tilebox_local.runner.runner import Runner
     from tilebox_local.task import ExecutionContext, Task
+    from tilebox_local.upkeep.recover import recover as recover
 
 __version__ = "0.1.0"
 __all__ = ["Client", "ExecutionContext", "Job", "Runner", "Task"]
@@ -20,6 +21,7 @@ _HOMES = {
     "Job": "tilebox_local.data",
     "Runner": "tilebox_local.runner.runner",
     "Task": "tilebox_local.task",
+    "recover": "tilebox_local.upkeep.recover",
 }
 
 
@@ -35,4 +37,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_HOMES})

@@ -1,4 +1,4 @@
-"""The command line `tilebox-local`: look into a store. Data goes to stdout, messages to stderr."""
+"""The command line `tilebox-local`: look into a store and keep it. Data goes to stdout, messages to stderr."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilebox_local import __version__
+from tilebox_local.upkeep import commands as upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the store; default $TILEBOX_LOCAL_DB, else tilebox.db in the working directory",
     )
     parser = argparse.ArgumentParser(
-        prog="tilebox-local", description="Look into a tilebox-local store.", parents=[store]
+        prog="tilebox-local", description="Look into a tilebox-local store, and keep it.", parents=[store]
     )
     parser.add_argument("--version", action="version", version=f"tilebox-local {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     jobs.add_argument("--limit", type=int, default=20, metavar="N", help="at most N jobs (default 20)")
     show = commands.add_parser("show", help="draw the trace of a job", parents=[store])
     show.add_argument("job", nargs="?", help="its id; default: the newest job")
+    upkeep.add_commands(commands, store)
     commands.add_parser("schema", help="print schema.sql, which documents tables and views")
     return parser
 
@@ -61,10 +63,16 @@ def _run(options: argparse.Namespace) -> int:
     from tilebox_local.errors import ArgumentError, NotFoundError, StoreError
 
     path = getattr(options, "db", None) or os.environ.get("TILEBOX_LOCAL_DB") or DEFAULT_PATH
-    if not Path(path).is_file():  # looking must not create a store
+    is_recovery = options.command == "recover"
+    if not (is_recovery or Path(path).is_file()):  # looking must not create a store
         print(f"tilebox-local: there is no store at {path}; name one with --db.", file=sys.stderr)
         return _STORE
     try:
+        if is_recovery:
+            return upkeep.run_recover(options.source, options.target)
+        if options.command in upkeep.COMMANDS:
+            with Client(path) as client:
+                return upkeep.run_command(client, options)
         with Client(path, read_only=True) as client:
             return _list_jobs(client, options.limit) if options.command == "jobs" else _show_job(client, options.job)
     except StoreError as error:

@@ -24,6 +24,8 @@ from tilebox_local.storage.store import MEMORY, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime, timedelta
+    from pathlib import Path
     from types import TracebackType
     from uuid import UUID
 
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from tilebox_local.storage.connection import LentConnection
     from tilebox_local.storage.store import Store
     from tilebox_local.storage_locations.client import StorageLocationClient
+    from tilebox_local.upkeep.check import CheckResult
+    from tilebox_local.upkeep.prune import PruneResult
     from tilebox_local.workflows.client import WorkflowClient
 
 __all__ = ["Client"]
@@ -235,6 +239,93 @@ class Client:
         cannot be written now.
         """
         self._open_store().flush(timeout_s)
+
+    # -- upkeep -------------------------------------------------------------------------------------------------
+
+    def snapshot(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Copy the store to a new file while others go on writing to it.
+
+        The copy is complete and consistent: it has everything that was committed before the call, and what this process
+        has recorded so far; of later commits, all up to some moment. It is one file of mode 0600 in rollback mode, so
+        that it can be read anywhere, also as `immutable`; it appears under its name when it is on the disk for good. A
+        Client that opens it goes on from there.
+
+        Writers do not wait for it. As long as it takes, the write-ahead log of this store cannot start over, and grows
+        by what is written meanwhile.
+
+        Args:
+            path: The new file; its folder must exist.
+            overwrite: Whether a file of this name may be replaced; one that is in use as a store never is.
+
+        Returns:
+            The full path of the copy.
+
+        Raises:
+            ArgumentError: the file exists, or is in use. StoreOpenError: its folder cannot be written.
+            StoreFullError: the disk is full; nothing is left of the copy.
+
+        Thread-safe. A Client on ":memory:" is copied, too.
+        """
+        from tilebox_local.upkeep.snapshot import snapshot_store
+
+        return snapshot_store(self._open_store(), path, overwrite=overwrite)
+
+    def prune(
+        self,
+        *,
+        older_than: timedelta | datetime | None = None,
+        keep_last: int | None = None,
+        max_bytes: int | None = None,
+        dry_run: bool = False,
+    ) -> PruneResult:
+        """Delete finished jobs, with all that belongs to them, and old telemetry; then make the file smaller.
+
+        A job is finished if it is COMPLETED, or FAILED or CANCELED and none of its tasks runs. It can be neither found
+        nor retried from the moment on that its deletion begins. Telemetry of no job goes with its whole trace, unless a
+        span of it is open or something was added to it within the last minute. The newest job always stays, and so do
+        clusters, runners, resources and other small things that jobs have in common.
+
+        Args:
+            older_than: A length of time, or an instant (a naive one is UTC): jobs that ended before it go, and traces
+                and log records of no job whose last record is older.
+            keep_last: So many of the finished jobs stay, those that ended last. Without `older_than` and `max_bytes`,
+                the others go.
+            max_bytes: What is oldest goes until the file can be as small as this; of the jobs, at most down to
+                `keep_last`.
+            dry_run: Delete nothing, but count; `freed_bytes` is estimated.
+
+        Returns:
+            How many jobs and rows were deleted, and how many bytes that freed. The file becomes smaller when no reader
+            uses the old part of the write-ahead log any more, in most cases before the call returns.
+
+        Raises:
+            ArgumentError: nothing is asked for, or a value is out of range.
+
+        Thread-safe; others may use the store meanwhile, since no transaction takes more than some milliseconds. A prune
+        that is interrupted, even killed, has deleted part of a job; the next one completes it. Freed space is not
+        overwritten: until it is used again, deleted text may still be found in the file.
+        """
+        from tilebox_local.upkeep.prune import prune_store
+
+        return prune_store(
+            self._open_store(), older_than=older_than, keep_last=keep_last, max_bytes=max_bytes, dry_run=dry_run
+        )
+
+    def check(self, *, full: bool = False) -> CheckResult:
+        """Look for damage: SQLite's own checks, foreign keys, and the rules that tasks and telemetry obey.
+
+        Args:
+            full: Also compare every index with its table and read all telemetry, however long it takes. Otherwise, at
+                most about 30 seconds: what is not done by then is in `unfinished`.
+
+        Returns:
+            The problems in words, with counts and examples; `ok` if there are none.
+
+        Thread-safe. It only reads; each check sees one state of the store.
+        """
+        from tilebox_local.upkeep.check import check_store
+
+        return check_store(self._open_store(), full=full)
 
     def close(self) -> None:
         """Write what is queued and let go of the store. Idempotent.

@@ -28,6 +28,7 @@ from tilebox_local.engine.tasks import (
     runnable_identifiers,
 )
 from tilebox_local.storage.store import open_store
+from tilebox_local.upkeep.check import _RULES
 
 EXAMPLES = os.environ.get("TILEBOX_LOCAL_TEST_EXAMPLES")
 CRASHES = 2  # instead of 10, so that random histories get there
@@ -35,6 +36,7 @@ CLUSTERS = ("default", "gpu")
 IDENTIFIERS = (("a", 1, 3), ("a", 1, 5), ("a", 2, 0), ("b", 0, 0))
 EVERYTHING = (("a", 1, 9), ("a", 2, 0), ("b", 0, 0))
 REGISTERED = (*[EVERYTHING] * 7, (("a", 1, 4),), (("a", 2, 1), ("b", 0, 7)), (("b", 1, 0),))
+ENGINE_RULES = [name for name in _RULES if name not in ("check_running", "check_open_spans")]
 MAX_JOBS, MAX_TASKS = 3, 60  # small enough to think about, large enough for branches in branches
 
 
@@ -420,6 +422,12 @@ class EngineMachine(RuleBasedStateMachine):
         with self.store.read() as connection:
             found = [sorted(run(connection, "progress_of_job", (job.no,))) for job in self.model.jobs]
         assert found == [sorted(job.total_progress()) for job in self.model.jobs]
+
+    @invariant()
+    def checks_find_nothing(self):
+        """The rules that `check` knows hold after every step (there are no runners here, nor spans)."""
+        with self.store.read() as connection:
+            assert [text for name in ENGINE_RULES for (text,) in run(connection, name)] == []
 
 
 def token(task):

@@ -46,18 +46,23 @@ def test_each_statement_is_used() -> None:
     used |= set(re.findall(r'_execute\(connection, "(\w+)"', code))
     used |= set(re.findall(r'_insert_rows\(connection, "\w+", "(\w+)"', code))
     used |= set(re.findall(r'_oldest\(\s*connection,\s*"(\w+)"', code))
+    used |= set(re.findall(r'^    "(check_\w+)":', code, re.MULTILINE))
     assert used == set(STATEMENTS)
 
 
 def test_sql_has_one_home() -> None:
-    """Only the catalog, the engine's and the storage's one-line statements are SQL in Python."""
+    """Only the catalog, the engine's and the storage's one-line statements, and what recovery does to every table."""
     pattern = re.compile(r'"\s*(SELECT|INSERT|UPDATE|DELETE)\b[^"]*', re.IGNORECASE)
     found = {
         path.relative_to(PACKAGE).as_posix(): len(found)
         for path in PACKAGE.rglob("*.py")
         if (found := [m for m in pattern.findall(path.read_text()) if m.isupper()])
     }
-    assert {name for name in found if not name.startswith("storage/")} <= {"engine/tasks.py"}
+    assert {name for name in found if not name.startswith("storage/")} <= {
+        "engine/tasks.py",
+        "upkeep/recover.py",
+        "upkeep/repair.py",
+    }
 
 
 def test_schema_documents_every_column() -> None:

@@ -385,7 +385,7 @@ def version(number: int) -> Callable[[Path, bytes], None]:
 
 STRANGER = "is a SQLite database of another program. Nothing was written to it; choose another path for the store."
 NO_SQLITE = "is not a SQLite database. Nothing was written to it; choose another path for the store."
-DAMAGED = ": database disk image is malformed. Keep a copy of the file and its -wal, then "
+DAMAGED = ": database disk image is malformed. Save what is readable with `tilebox-local recover "
 
 ODD_FILES = {
     "table of another program": (foreign("CREATE TABLE t (x)"), NotATileboxStoreError, STRANGER),
@@ -440,7 +440,7 @@ def test_a_damaged_page_is_reported_when_it_is_read(path: Path, whole: bytes) ->
     path.write_bytes(whole[:middle] + b"\xaa" * 8192 + whole[middle + 8192 :])
     with (
         closing(open_store(path)) as store,
-        pytest.raises(StoreCorruptError, match=r"malformed\. Keep a copy .* `sqlite3 FILE \.recover`\."),
+        pytest.raises(StoreCorruptError, match=r"malformed\. Save what is readable with `tilebox-local recover FILE "),
     ):
         count_spans(store)
 

@@ -138,15 +138,18 @@ def _next_task_no(
     if after is not None:
         parent = after.parent_no
         while parent is not None:
-            first, last, grandparent = run(connection, "children_of", (parent,))[0]
+            family = run(connection, "children_of", (parent,))
+            if not family:  # the runner's last job has been pruned meanwhile
+                break
+            first, last, grandparent = family[0]
             found = _oldest_between(connection, cluster_no, identifiers, first, last)
             if found is not None:
                 return found
             parent = grandparent
-        first, last = run(connection, "roots_of", (after.job_no,))[0]
-        found = _oldest_between(connection, cluster_no, identifiers, first, last)
-        if found is not None:
-            return found
+        for first, last in run(connection, "roots_of", (after.job_no,)):
+            found = _oldest_between(connection, cluster_no, identifiers, first, last)
+            if found is not None:
+                return found
     return _oldest(connection, "oldest_claimable", [(cluster_no, identifier) for identifier in identifiers])
 
 

@@ -311,7 +311,8 @@ SELECT EXISTS (SELECT 1 FROM task_records WHERE ready = 1 AND cluster_no = :clus
     OR EXISTS (SELECT 1 FROM task_records WHERE state = 1 AND ready = 0 AND cluster_no = :cluster_no)
 
 -- name: find_job_no
-SELECT job_no FROM job_records WHERE job_id = ?
+-- Not a job that is being pruned: it has lost its roots, so that nothing can be done with it.
+SELECT job_no FROM job_records WHERE job_id = ? AND first_root_no IS NOT NULL
 
 -- name: unrunnable_tasks
 -- Kinds of claimable tasks of a cluster, for the hint that no runner here can run them.

@@ -1,12 +1,12 @@
 -- Questions that the API asks. They run on read-only connections, each in one read transaction.
 
 -- name: job
--- One job by its row. State comes from the view, so that it is defined once.
+-- One job by its row. State comes from the view, so that it is defined once. A job that is being pruned has no roots.
 SELECT j.job_no, j.job_id, j.name, j.trace_parent, v.state, j.submitted_ns, j.first_started_ns, j.last_stopped_ns,
        j.compute_duration_ns, j.queued_count, j.running_count, j.computed_count, j.failed_count, j.skipped_count,
        j.failed_optional_count
 FROM job_records j JOIN jobs v ON v.job_no = j.job_no
-WHERE j.job_id = ?
+WHERE j.job_id = ? AND j.first_root_no IS NOT NULL
 
 -- name: query_jobs
 -- Jobs that match all filters (NULL: no filter; lists as JSON arrays), newest first.
@@ -16,7 +16,7 @@ SELECT j.job_no, j.job_id, j.name, j.trace_parent, v.state, j.submitted_ns, j.fi
        j.failed_optional_count
 FROM job_records j JOIN jobs v ON v.job_no = j.job_no
 WHERE j.submitted_ns BETWEEN :first_ns AND :last_ns
-  AND j.job_id BETWEEN :first_id AND :last_id
+  AND j.job_id BETWEEN :first_id AND :last_id AND j.first_root_no IS NOT NULL
   AND (:states IS NULL OR v.state IN (SELECT value FROM json_each(:states)))
   AND (:name IS NULL OR j.name LIKE :name ESCAPE '\')
   AND (:task_states IS NULL OR EXISTS (
@@ -38,7 +38,8 @@ WHERE job_no IN (SELECT value FROM json_each(?))
 GROUP BY job_no, label ORDER BY job_no, min(task_no), label
 
 -- name: trace_of_job
-SELECT r.trace_no, r.trace_id FROM trace_records r JOIN job_records j ON j.job_no = r.job_no WHERE j.job_id = ?
+SELECT r.trace_no, r.trace_id FROM trace_records r JOIN job_records j ON j.job_no = r.job_no
+WHERE j.job_id = ? AND j.first_root_no IS NOT NULL
 
 -- name: find_task_no
 SELECT task_no FROM task_records WHERE task_id = ?

@@ -23,6 +23,15 @@ from tilebox_local.storage.connection import impatient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
+
+    from tilebox_local.storage.lockfile import LockFile
+
+    class Connect(Protocol):
+        """Opens a connection of a file, which waits so long for readers."""
+
+        def __call__(self, *, timeout_s: float = ...) -> apsw.Connection: ...
+
 
 __all__ = ["Checkpointer"]
 
@@ -44,16 +53,13 @@ class Checkpointer:
     """Checkpoint policy of one writer. `attach` it to each write connection; the rest happens by itself.
 
     Args:
-        connect: Opens a connection of the same file, for the background thread.
+        connect: Opens a connection of the same file, for the background thread and for `truncate`.
         name_readers: Names who is in the middle of reading, for messages.
         interrupt_readers: Ends what this process is reading, with an error for whoever reads.
     """
 
     def __init__(
-        self,
-        connect: Callable[[], apsw.Connection],
-        name_readers: Callable[[], str],
-        interrupt_readers: Callable[[], None],
+        self, connect: Connect, name_readers: Callable[[], str], interrupt_readers: Callable[[], None]
     ) -> None:
         self._connect = connect
         self._name_readers = name_readers
@@ -153,6 +159,34 @@ class Checkpointer:
                 self._pages * _PAGE_BYTES // (1 << 20),
                 readers or "somebody is",
             )
+
+    def truncate(self, turnstile: LockFile) -> bool:
+        """Checkpoint everything and make the log empty; False if that is not possible right now. Any thread.
+
+        Most is copied beside the writers; only the rest while they wait at the turnstile.
+        """
+        with self._lock:
+            self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+        # In this order, as a committing writer takes them. A fork takes the second lock and waits for the writer.
+        with turnstile.held():
+            if not self._lock.acquire(timeout=_PATIENCE_S):
+                return False
+            try:
+                return self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            finally:
+                self._lock.release()
+
+    def _checkpoint(self, mode: int) -> bool:
+        """One checkpoint that waits for nobody; whether the log is empty after it."""
+        connection = self._connect(timeout_s=0.0)
+        try:
+            connection.execute("SELECT count(*) FROM store_records").fetchall()  # else it sees no log
+            log_pages, _ = connection.wal_checkpoint(mode=mode)
+        except apsw.BusyError:  # a reader, or the checkpoint of somebody else
+            return False
+        finally:
+            connection.close()
+        return log_pages == 0
 
     def _close_connection(self) -> None:
         connection, self._connection = self._connection, None

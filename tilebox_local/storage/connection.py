@@ -43,6 +43,7 @@ __all__ = [
     "is_out_of_room",
     "keep_log_at_close",
     "open_checkpointer",
+    "open_copy",
     "open_lent",
     "open_reader",
     "open_writer",
@@ -96,7 +97,7 @@ _ERRORS: dict[type[apsw.Error], type[StoreError]] = {
 _HINTS: dict[type[TileboxLocalError], str] = {
     StoreBusyError: "Another process holds the file locked; try again, or find it with `lsof`.",
     StoreFullError: "Free some space; everything stored before is intact and writing resumes by itself.",
-    StoreCorruptError: "Keep a copy of the file and its -wal, then save what is readable with `sqlite3 FILE .recover`.",
+    StoreCorruptError: "Save what is readable with `tilebox-local recover FILE NEW_FILE`; it leaves FILE as it is.",
     NotATileboxStoreError: "Nothing was written to it; choose another path for the store.",
     StoreOpenError: "Check that the directory exists and that you may write to it.",
 }
@@ -268,11 +269,11 @@ def enable_wal(connection: apsw.Connection) -> None:
         raise StoreError(f"The store cannot use write-ahead logging here (journal_mode is {mode!r}).")
 
 
-def open_checkpointer(filename: str) -> apsw.Connection:
-    """A connection that only checkpoints."""
+def open_checkpointer(filename: str, *, timeout_s: float = 1.0) -> apsw.Connection:
+    """A connection that only checkpoints, and waits `timeout_s` seconds for readers where it has to."""
     connection = apsw.Connection(filename, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI)
     try:
-        _configure(connection, _WRITER_TIMEOUT_S)
+        _configure(connection, timeout_s)
         set_synchronous(connection, full=False)
     except BaseException:
         connection.close()
@@ -349,6 +350,20 @@ def open_lent(filename: str) -> LentConnection:
         _configure(connection, READER_TIMEOUT_S)
         _set_pragma(connection, "query_only", 1, 1)
         connection.cursor_factory = _LentCursor
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_copy(filename: str) -> apsw.Connection:
+    """A connection that fills a new file, which nobody knows of before it is complete: no journal, no syncs."""
+    connection = apsw.Connection(filename, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI)
+    try:
+        _configure(connection, timeout_s=1.0)
+        connection.pragma("synchronous", 0)
+        _set_pragma(connection, "locking_mode", "exclusive", "exclusive")
+        connection.pragma("journal_mode", "off")
     except BaseException:
         connection.close()
         raise

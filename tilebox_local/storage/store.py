@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from tilebox_local.storage.bookkeeping import WriterStats
     from tilebox_local.storage.connection import LentConnection
 
-__all__ = ["MEMORY", "Store", "open_store"]
+__all__ = ["MEMORY", "Store", "is_open_here", "open_store"]
 
 T = TypeVar("T")
 
@@ -97,6 +97,16 @@ def open_store(path: str | os.PathLike[str], *, full_sync: bool = False, read_on
         store = Store(resolved, full_sync=full_sync, read_only=read_only)
         _stores[str(resolved), read_only] = store
         return store
+
+
+def is_open_here(path: Path) -> bool:
+    """Whether this process has the file open as a store, under whatever name."""
+    for store in list(_all_stores):
+        if store.path is not None and not store.is_closed:
+            with suppress(OSError):
+                if path.samefile(store.path):
+                    return True
+    return False
 
 
 class Store:
@@ -377,6 +387,16 @@ class Store:
         if self.is_read_only and self._released and not self.is_closed:
             return
         self.writer.flush(timeout_s)
+
+    def checkpoint(self) -> bool:
+        """Copy the write-ahead log into the file and empty it; False if a reader or a fork is in the way.
+
+        Waits for the turnstile, so that writers are not in the way, and for nobody else.
+        """
+        if self.path is None:
+            return True
+        with translate_errors(self._label):
+            return self._checkpointer.truncate(self._lock)
 
     def stats(self) -> WriterStats:
         """Counts of this process's writer."""
