@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "tilebox_local"
 RANKS = {
     "errors": 0, "clock": 0, "ids": 0, "catalog": 0, "data": 1, "intervals": 1, "resource": 1, "telemetry": 1,
     "codecs": 2, "serialization": 3, "task": 4, "cache": 1, "formatting": 2,
-    "storage": 4, "observability": 5, "engine": 5, "query": 6, "clusters": 7, "jobs": 7, "runner": 7,
+    "storage": 4, "observability": 5, "engine": 5, "query": 6, "redaction": 5, "clusters": 7, "jobs": 7, "runner": 7,
     "automations": 7, "storage_locations": 7, "workflows": 7, "client": 8, "cli": 9, "__main__": 10,
 }  # fmt: skip
 

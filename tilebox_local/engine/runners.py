@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tilebox_local import clock
 from tilebox_local.catalog import run, value
 from tilebox_local.engine.tasks import lose_task
+from tilebox_local.storage.redaction import redact_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -165,6 +166,7 @@ def lose_tasks_of_dead_runners(
 
 def end_open_spans(connection: apsw.Connection, *, task_no: int, end_ns: int, reason: str) -> None:
     """End the spans of a task that nobody will end any more, with an error; one that ends after all stays as it is."""
+    message = redact_text(f"interrupted: {reason}")
     for trace_no, start_ns, span_id in run(connection, "open_spans_of_task", {"task_no": task_no}):
         run(
             connection,
@@ -174,6 +176,6 @@ def end_open_spans(connection: apsw.Connection, *, task_no: int, end_ns: int, re
                 "start_ns": start_ns,
                 "span_id": span_id,
                 "end_ns": end_ns,
-                "message": f"interrupted: {reason}",
+                "message": message,
             },
         )

@@ -32,6 +32,7 @@ from tilebox_local.storage.connection import (
 )
 from tilebox_local.storage.lockfile import LockFile
 from tilebox_local.storage.readers import ReaderPool
+from tilebox_local.storage.redaction import redact_json
 from tilebox_local.storage.rows import Reference
 from tilebox_local.storage.schema import ensure_schema
 from tilebox_local.storage.writer import Writer, WriterStats
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     import apsw
 
-__all__ = ["MEMORY", "Store", "open_store"]
+__all__ = ["MEMORY", "Store", "open_store", "open_stores"]
 
 T = TypeVar("T")
 
@@ -78,6 +79,11 @@ def open_store(path: str | os.PathLike[str], *, full_sync: bool = False) -> Stor
         store = Store(resolved, full_sync=full_sync)
         _stores[str(resolved)] = store
         return store
+
+
+def open_stores() -> list[Store]:
+    """The stores that this process has open."""
+    return [store for store in list(_all_stores) if not store.is_closed]
 
 
 class Store:
@@ -196,7 +202,7 @@ class Store:
         """The resource of this process under a service name (None: the default), as this store's rows refer to it."""
         reference = self._resources.get(service)
         if reference is None:
-            reference = self._resources.setdefault(service, Reference(resource_key(process_resource(service))))
+            reference = self._resources.setdefault(service, Reference(_resource_key(service)))
         return reference
 
     def flush(self, timeout_s: float | None = None) -> None:
@@ -258,7 +264,7 @@ class Store:
         self.running_here = set()
         self._readers.after_fork_in_child()
         for service, reference in self._resources.items():
-            reference.key = resource_key(process_resource(service))
+            reference.key = _resource_key(service)
             reference.forget()
         self._checkpointer.after_fork_in_child()
         self.writer.after_fork_in_child(None if self._released else self._fork_error())
@@ -268,6 +274,10 @@ class Store:
             f"{self._label} cannot be used in this process: it was forked while the store was in use.",
             hint="Fork while no thread reads or commits, or start the process with multiprocessing's 'spawn'.",
         )
+
+
+def _resource_key(service: str | None) -> str:
+    return redact_json(resource_key(process_resource(service)))
 
 
 def _check_path(path: Path) -> None:

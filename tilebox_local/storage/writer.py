@@ -26,6 +26,7 @@ from tilebox_local.errors import ArgumentError, FlushTimeoutError, StoreClosedEr
 from tilebox_local.storage.batch import STORE_ERRORS, Batch
 from tilebox_local.storage.connection import keep_log_at_close, set_synchronous, translate_error
 from tilebox_local.storage.queue import BATCH_LIMIT, TelemetryQueue, take
+from tilebox_local.storage.redaction import redacted_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +50,10 @@ _log = logging.getLogger("tilebox.workflows.internal")
 
 @dataclass(frozen=True)
 class WriterStats:
-    """What the writer of this process has done so far, in records (spans, events and logs)."""
+    """What the writer of this process has done so far, in records (spans, events and logs).
+
+    `redacted_count` is in secrets, and of all stores of this process.
+    """
 
     queued_count: int
     written_count: int
@@ -58,6 +62,7 @@ class WriterStats:
     transaction_count: int
     failed_transaction_count: int
     lock_wait_count: int
+    redacted_count: int = 0
 
 
 class _Command:
@@ -224,6 +229,7 @@ class Writer:
             transaction_count=self._transactions,
             failed_transaction_count=self._failed_transactions,
             lock_wait_count=self._lock.wait_count,
+            redacted_count=redacted_count(),
         )
 
     def adopt(self, connection: apsw.Connection) -> None:
