@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Policy",
     "cut_position",
+    "find_part",
+    "has_start",
     "install",
     "is_redacting_by_default",
     "redact_attributes",
@@ -51,13 +53,15 @@ _CUT_MARGIN = 8192
 # A part of every secret, beginning with a character that is rare in other text: Python's `re` skips what none of the
 # branches begins with, and each false start costs as much as ten characters.
 _PARTS = (
-    r"J(?<=eyJ)|IA(?<=A[KS]IA)|Iza(?<=AIza)|PLAK|gh[pousr]_|github_pat_|glpat-|xox[a-z]-|k-(?<=sk-)|k_live_|BEGIN |"
-    r"Key=|Bearer|bearer|BEARER|Basic|basic|BASIC|@|\?[A-Za-z]|&[A-Za-z]|%3[Ff]|%26|'(?<=[:= brfuBRFU\\]')"
-)
+    r"J(?<=eyJ)", r"IA(?<=A[KS]IA)", r"Iza(?<=AIza)", r"PLAK", r"gh[pousr]_", r"github_pat_", r"glpat-", r"xox[a-z]-",
+    r"k-(?<=sk-)", r"k_live_", r"BEGIN ", r"Key=", r"Bearer", r"bearer", r"BEARER", r"Basic", r"basic", r"BASIC",
+    r"bEARER", r"bASIC", r"@", r"\?[A-Za-z]", r"&[A-Za-z]", r";[A-Za-z]", r"%3[Ff]", r"%26", r"'(?<=[:= brfuBRFU\\]')",
+)  # fmt: skip
 # In JSON, also quotes, which are escaped there, and an object inside of the attributes.
-_ROWS_PARTS = re.compile(rf"{_PARTS}|\\\"")
-_JSON_PARTS = re.compile(rf"{_PARTS}|\\\"|\{{")
-_TEXT_PARTS = re.compile(rf"{_PARTS}|\"(?<=[:= brfuBRFU\\]\")")
+_ROWS_PARTS = re.compile("|".join((*_PARTS, r"\\\"")))
+_JSON_PARTS = re.compile("|".join((*_PARTS, r"\\\"", r"\{")))
+_TEXT_PARTS = re.compile("|".join((*_PARTS, r"\"(?<=[:= brfuBRFU\\]\")")))
+_ROWS_STARTS = sorted({part.removeprefix("\\")[0] for part in _PARTS} | {"\\"})
 
 
 class Policy:
@@ -84,13 +88,12 @@ class Policy:
 class _Screen:
     """The first step. Its members are replaced when the policy changes, so ask `screen` each time. Thread-safe."""
 
-    __slots__ = ("find_part", "harmless_keys", "is_suspicious", "is_suspicious_text", "knows", "names", "policy")
+    __slots__ = ("harmless_keys", "is_suspicious", "is_suspicious_text", "knows", "names", "policy")
 
     policy: Policy
     harmless_keys: set[str]
     names: set[str]
     knows: Callable[[dict[str, Any]], bool]
-    find_part: Callable[[str, int], re.Match[str] | None]
     is_suspicious: Callable[[str, int], object]
     is_suspicious_text: Callable[[str], object]
 
@@ -98,7 +101,6 @@ class _Screen:
         """Use a policy from now on."""
         self.harmless_keys, self.names = set(), set()
         self.policy = policy
-        self.find_part = _ROWS_PARTS.search
         if not policy.enabled:
             self.knows, self.is_suspicious, self.is_suspicious_text = _yes, _no, _no
             return
@@ -142,6 +144,16 @@ screen.apply(Policy(enabled=is_redacting_by_default()))
 def install(policy: Policy) -> None:
     """Redact by this policy from now on, in this process."""
     screen.apply(policy)
+
+
+def find_part(rows: str, position: int) -> re.Match[str] | None:
+    """The next part of a secret in the attributes of many rows, as JSON without objects inside."""
+    return _ROWS_PARTS.search(rows, position)
+
+
+def has_start(rows: str) -> bool:
+    """Whether `find_part` may find anything: some text has none of the characters, which is seen much faster."""
+    return any(map(rows.__contains__, _ROWS_STARTS))
 
 
 # -- counting -----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilebox_local.ids import signed64
 from tilebox_local.storage.attributes import encode_attributes
-from tilebox_local.storage.redaction import redact_json, redact_name, redact_text, screen
+from tilebox_local.storage.redaction import find_part, has_start, redact_json, redact_name, redact_text, screen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -182,7 +182,7 @@ def _are_clear(chunk: list[tuple[Any, ...]]) -> bool:
     texts = list(filter(None, map(_attributes_of, chunk)))
     joined = "\n".join(texts)
     has_objects = joined.count("{") > len(texts)
-    return not (has_objects or screen.policy.patterns or screen.find_part(joined, 0))
+    return not (has_objects or screen.policy.patterns or (has_start(joined) and find_part(joined, 0)))
 
 
 def _redacted_rows(chunk: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -192,7 +192,7 @@ def _redacted_rows(chunk: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     else:
         suspects = {index for index, text in enumerate(texts) if text.rfind("{")}  # an object inside
         joined, ends, position = "\n".join(texts), list(accumulate(len(text) + 1 for text in texts)), 0
-        while found := screen.find_part(joined, position):
+        while found := find_part(joined, position):
             index = bisect_right(ends, found.start())
             suspects.add(index)
             position = ends[index]

@@ -212,7 +212,7 @@ _DIGIT = re.compile(r"[0-9]")
 _MIN_WORDLIKE_TOKEN = 24  # without a digit, less may be a word of English
 _MIN_BASIC_BYTES = 6
 # Name, and value in quotes: "password": "...", 'password': '...', password='...', also escaped
-NAMED_VALUE = re.compile(r"[:=]\s{0,2}[brfuBRFU]{0,2}(\\{0,8})([\"'])")
+NAMED_VALUE = re.compile(r"[:=] {0,2}[brfuBRFU]{0,2}(\\{0,8})([\"'])")
 _NAME_BACKWARDS = re.compile(r"\s{0,2}[\"']?\\{0,8}([\w.-]{1,96})")
 _PLACEHOLDER = re.compile(r"\*+|\{[^{}]*\}|%s|\$\w+|<[\w -]+>")
 
@@ -278,7 +278,7 @@ def _find_named_values(text: str, keys: KeyRules) -> Iterator[Secret]:
         end = _end_of_quoted(text, position, found[2], len(found[1]))
         if end > position and not _PLACEHOLDER.fullmatch(text, position, end):
             yield Secret(position, end, rule.name)
-            position = end
+        position = end
 
 
 def _end_of_quoted(text: str, start: int, quote: str, escapes: int) -> int:
