@@ -59,16 +59,3 @@ def test_the_official_package_is_never_imported() -> None:
                 if name.split(".")[0] in ("tilebox", "_tilebox", "grpc") or name.startswith("opentelemetry.sdk")
             ]
     assert forbidden == []
-
-
-def test_nothing_unpickles_or_evaluates() -> None:
-    """No pickle, marshal, shelve, eval or exec in the package."""
-    wrong = []
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                modules = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-                wrong += [f"{path}: {m}" for m in modules if m.split(".")[0] in ("pickle", "marshal", "shelve", "dill")]
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("eval", "exec"):
-                wrong.append(f"{path}: {node.func.id}")
-    assert wrong == []

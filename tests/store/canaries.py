@@ -12,7 +12,7 @@ _BASE64URL = _ALNUM + "-_"
 
 
 class Canary(NamedTuple):
-    """A secret: `core` must not be stored. `text` has it the way it occurs in text; with `key`, it is an attribute's."""
+    """A secret: `core` must not be stored. `text` has it as it occurs in text; with `key`, it is an attribute's."""
 
     rule: str
     core: str
@@ -40,9 +40,7 @@ def of_values(generator: random.Random) -> list[Canary]:
         return _make(generator, _ALNUM, 4) + _make(generator, _BASE64URL, count - 4)
 
     upper = "".join(generator.choices(string.ascii_uppercase + string.digits, k=16))
-    found = [
-        Canary("aws-access-key-id", code + upper, code + upper) for code in (generator.choice(("AKIA", "ASIA")),)
-    ]
+    found = [Canary("aws-access-key-id", code + upper, code + upper) for code in (generator.choice(("AKIA", "ASIA")),)]
     for rule, core in [
         ("jwt", f"eyJ{url64(30)}.eyJ{url64(60)}.{url64(43)}"),
         ("github-token", f"gh{generator.choice('pousr')}_{alnum(36)}"),
@@ -67,9 +65,11 @@ def of_values(generator: random.Random) -> list[Canary]:
         Canary("basic", user, f"authorization: Basic {user}"),
     ]
     core = alnum(20)
-    found.append(Canary("url-password", core, f"{generator.choice(('https', 's3', 'postgresql'))}://me:{core}@host/data"))
-    core = _make(generator, _ALNUM + "+/", 86)
-    found.append(Canary("azure-account-key", core, f"AccountName=a;AccountKey={core}==;EndpointSuffix=core"))
+    found.append(
+        Canary("url-password", core, f"{generator.choice(('https', 's3', 'postgresql'))}://me:{core}@host/data")
+    )
+    core = f"{_make(generator, _ALNUM + '+/', 86)}=="
+    found.append(Canary("azure-account-key", core, f"AccountName=a;AccountKey={core};EndpointSuffix=core"))
     for name in (
         "X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "X-Goog-Signature", "Signature", "sig",
         "AWSAccessKeyId", "token", "access_token", "api_key",

@@ -10,8 +10,9 @@ import json
 import logging
 import sys
 from contextlib import suppress
+from pathlib import Path
 
-from opentelemetry.trace import Link, SpanContext, StatusCode, TraceFlags
+from opentelemetry.trace import Link, Span, SpanContext, StatusCode, TraceFlags
 
 from tilebox_local import Client, ExecutionContext, Task
 
@@ -115,41 +116,46 @@ def spans(client: Client) -> None:
         for key, value in pairs("attributes at the start"):
             with tracer.span("detailed", attributes={key: value}, links=[Link(OTHER)]):
                 pass
-        for key, value in pairs("event attributes"):
-            outer.add_event("event", {key: value})
-        for text in texts("event names"):
-            outer.add_event(text)
-        for key, value in pairs("link attributes"):
-            outer.add_link(OTHER, {key: value})
-        for text in texts("status messages"):
-            with tracer.span("failed") as span:
-                span.set_status(StatusCode.ERROR, text)
-        for text in texts("exceptions"):
-            with suppress(ValueError), tracer.span("raised"):
-                raise ValueError(text)
-        for key, value in pairs("long attributes"):
-            with tracer.span("long") as span:
-                span.set_attribute(key, f"{value} {'x' * 70_000}")
-        for text, _, core in CASES["cut texts"]:
-            before = 64 * 1024 - 15 - text.index(core)  # the cut leaves 14 characters of it
-            with tracer.span("cut") as span:
-                span.set_attribute("note", f"{'x' * before} {text} {'x' * 5000}")
-        for key, value in pairs("quarantine"):
-            span = client.tracer_provider.get_tracer("scope").start_span("poison", start_time=1 << 70)
-            span.set_attributes({key: value})
-            span.end()
-        for text in texts("scopes"):
-            client.tracer_provider.get_tracer(text).start_span("scoped").end()
-        for text in texts("diagnostics"):
-            with tracer.span(text) as span:
-                pass
-            span.set_attribute("late", 1)
+        details(client, outer)
+
+
+def details(client: Client, outer: Span) -> None:
+    """What few spans have, and what happens to spans."""
+    tracer = client.tracer
+    for key, value in pairs("event attributes"):
+        outer.add_event("event", {key: value})
+    for text in texts("event names"):
+        outer.add_event(text)
+    for key, value in pairs("link attributes"):
+        outer.add_link(OTHER, {key: value})
+    for text in texts("status messages"):
+        with tracer.span("failed") as span:
+            span.set_status(StatusCode.ERROR, text)
+    for text in texts("exceptions"):
+        with suppress(ValueError), tracer.span("raised"):
+            raise ValueError(text)
+    for key, value in pairs("long attributes"):
+        with tracer.span("long") as span:
+            span.set_attribute(key, f"{value} {'x' * 70_000}")
+    for text, _, core in CASES["cut texts"]:
+        before = 64 * 1024 - 15 - text.index(core)  # the cut leaves 14 characters of it
+        with tracer.span("cut") as span:
+            span.set_attribute("note", f"{'x' * before} {text} {'x' * 5000}")
+    for key, value in pairs("quarantine"):
+        span = client.tracer_provider.get_tracer("scope").start_span("poison", start_time=1 << 70)
+        span.set_attributes({key: value})
+        span.end()
+    for text in texts("scopes"):
+        client.tracer_provider.get_tracer(text).start_span("scoped").end()
+    for text in texts("diagnostics"):
+        with tracer.span(text) as span:
+            pass
+        span.set_attribute("late", 1)
 
 
 def main(path: str, cases: str) -> None:
     """Capture, wait to be looked at, go."""
-    with open(cases, encoding="utf-8") as file:
-        CASES.update(json.load(file))
+    CASES.update(json.loads(Path(cases).read_text()))
     logging.getLogger("tilebox.workflows.internal").addHandler(logging.StreamHandler())
     client = Client(path)
     spans(client)
@@ -170,7 +176,8 @@ def main(path: str, cases: str) -> None:
             exits.run_all()
     client.flush()
     stats = client.stats()
-    print(json.dumps({"redacted": stats.redacted_count, "quarantined": stats.quarantined_count}), flush=True)
+    sys.stdout.write(f"{json.dumps({'redacted': stats.redacted_count, 'quarantined': stats.quarantined_count})}\n")
+    sys.stdout.flush()
     sys.stdin.readline()
     client.close()
 

@@ -214,7 +214,7 @@ print(client.stats().redacted_count)
     assert run_ok(script, path).split() == ["0", "1"]
 
 
-# -- configuration ------------------------------------------------------------------------------------------------------
+# -- configuration --------------------------------------------------------------------------------------------------
 
 
 def store_spans(client: Client, attributes: dict[str, Any], name: str = "span") -> None:
@@ -297,8 +297,15 @@ def test_bad_configuration_changes_nothing(arguments: dict[str, Any], message: s
     assert redaction.redact_text("Bearer abcdef123456") == "Bearer [REDACTED:bearer]"
 
 
-@pytest.mark.parametrize(("value", "shown"), [("off", "Bearer abcdef123456"), ("0", "Bearer abcdef123456"),
-                                              ("", "Bearer [REDACTED:bearer]"), ("on", "Bearer [REDACTED:bearer]")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("off", "Bearer abcdef123456"),
+        ("0", "Bearer abcdef123456"),
+        ("", "Bearer [REDACTED:bearer]"),
+        ("on", "Bearer [REDACTED:bearer]"),
+    ],
+)
 def test_environment(monkeypatch: pytest.MonkeyPatch, value: str, shown: str) -> None:
     """TILEBOX_LOCAL_REDACT=off switches it off where the program does not say otherwise."""
     monkeypatch.setenv("TILEBOX_LOCAL_REDACT", value)

@@ -49,6 +49,7 @@ __all__ = [
 _MAX_KNOWN = 4096
 _MAX_KNOWN_CHARS = 256
 _CUT_MARGIN = 8192
+_MAX_PASSES = 4
 
 # A part of every secret, beginning with a character that is rare in other text: Python's `re` skips what none of the
 # branches begins with, and each false start costs as much as ten characters.
@@ -210,11 +211,18 @@ def _redact(text: str) -> tuple[str, int]:
     policy = screen.policy
     if not policy.enabled:
         return text, 0
+    count = 0
     try:
-        secrets = find_secrets(text, policy.keys, policy.patterns)
+        # Again, since a secret may only be told from its surroundings once its neighbour is gone.
+        for _ in range(_MAX_PASSES):
+            secrets = find_secrets(text, policy.keys, policy.patterns)
+            if not secrets:
+                break
+            text = replace_secrets(text, secrets)
+            count += len(secrets)
     except Exception:  # noqa: BLE001 -- a user's pattern; telemetry must not raise, and not leak either
-        return MARKER.format("unreadable"), 1
-    return (replace_secrets(text, secrets), len(secrets)) if secrets else (text, 0)
+        return MARKER.format("unreadable"), count + 1
+    return text, count
 
 
 def cut_position(text: str, limit: int) -> int:

@@ -71,12 +71,18 @@ _MARKED_PARAMETERS = {
 
 def words_of(key: str) -> tuple[str, ...]:
     """The last words of a key, in lower case: "x-apiKey" has x, api, key."""
-    return tuple(word.lower() for word in _WORD.findall(key[-_KEY_END_CHARS:]))
+    return tuple(word.lower() for word in _WORD.findall(_end_of(key)))
+
+
+def _end_of(key: str) -> str:
+    if "[REDACTED:" in key:  # the name of a rule is not part of the key
+        key = _MARKER.sub(" redacted ", key)
+    return key[-_KEY_END_CHARS:]
 
 
 def _squeezed(key: str) -> str:
     """The last part of a key without its inner case, as in PassWord or APIkey."""
-    parts = [part for part in _NO_LETTER.split(key[-_KEY_END_CHARS:]) if part]
+    parts = [part for part in _NO_LETTER.split(_end_of(key)) if part]
     return parts[-1].lower() if parts else ""
 
 
@@ -199,9 +205,7 @@ def _find_forms(text: str) -> Iterator[Secret]:
 
 _URL_CHAR = r"[^\s/?#\"'<>\\]"
 # scheme://user:password@host, but not docker://image:tag@sha256:...
-USER_INFO = re.compile(
-    rf"://(?:\[REDACTED:[^\]\s]{{1,64}}\]|[^\s/?#:@\"'<>\\]){{0,256}}:({_URL_CHAR}{{1,1024}})@(?!sha256:)"
-)
+USER_INFO = re.compile(rf"://[^\s/?#:@\[\"'<>\\]{{0,256}}:({_URL_CHAR}{{1,1024}})@(?!sha256:)")
 # ?name=value, also where the URL is itself a parameter of another one
 PARAMETER = re.compile(r"(?:\?|&|;|%3[Ff]|%26)([A-Za-z][A-Za-z0-9_.-]{0,63})(=|%3[Dd])")
 _PARAMETER_VALUE = re.compile(r"[A-Za-z0-9%+/=_.~:!*@$-]*")
