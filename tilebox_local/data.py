@@ -280,7 +280,10 @@ class FailedTask:
         cls, task: Task, error: Exception, was_workflow_error: bool, progress_updates: list[ProgressIndicator]
     ) -> FailedTask:
         """Append the error to the task's display text, which holds at most 1,024 characters."""
-        display = f"{_shown(task.display, str)}\n{_shown(error, repr)}"
+        from tilebox_local.storage.redaction import redact_text
+
+        # Before it is cut, since half a secret is not recognised.
+        display = redact_text(f"{_shown(task.display, str)}\n{_shown(error, repr)}")
         return cls(task.id, display[:MAX_DISPLAY_CHARS], was_workflow_error, progress_updates)
 
 

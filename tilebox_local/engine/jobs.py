@@ -8,6 +8,7 @@ from tilebox_local.catalog import run, value
 from tilebox_local.engine.submissions import insert_submissions
 from tilebox_local.errors import ArgumentError, NotFoundError
 from tilebox_local.storage.attributes import MAX_TEXT_CHARS, encodable
+from tilebox_local.storage.redaction import redact_text
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -59,7 +60,7 @@ def submit_job(
     number = value(
         connection,
         "insert_job",
-        {"job_id": job_id.bytes, "name": name, "trace_parent": trace_parent, "submitted_ns": now_ns},
+        {"job_id": job_id.bytes, "name": redact_text(name), "trace_parent": trace_parent, "submitted_ns": now_ns},
     )
     if number is None:  # delivered twice
         known: int = value(connection, "trace_no_of_job", (job_no(connection, job_id),))

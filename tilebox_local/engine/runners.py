@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from tilebox_local.catalog import run, value
+from tilebox_local.storage.redaction import redact_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,6 +41,7 @@ def open_spans_of_task(connection: apsw.Connection, task_no: int) -> list[OpenSp
 
 def end_open_spans(connection: apsw.Connection, spans: Iterable[OpenSpan], *, end_ns: int, reason: str) -> None:
     """End spans that nobody will end any more, with an error; one that ends after all stays as it is."""
+    message = redact_text(f"interrupted: {reason}")
     for span in spans:
         row = {"trace_no": span.trace_no, "start_ns": span.start_ns, "span_id": span.span_id}
-        run(connection, "end_open_span", {**row, "end_ns": end_ns, "message": f"interrupted: {reason}"})
+        run(connection, "end_open_span", {**row, "end_ns": end_ns, "message": message})

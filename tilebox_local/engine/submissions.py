@@ -11,6 +11,7 @@ from tilebox_local.data import MAX_DISPLAY_CHARS, TaskState, parse_version
 from tilebox_local.engine.clusters import cluster_no
 from tilebox_local.errors import ArgumentError
 from tilebox_local.storage.attributes import clean_text, encodable
+from tilebox_local.storage.redaction import redact_text
 
 if TYPE_CHECKING:
     import apsw
@@ -129,7 +130,7 @@ def insert_submissions(
     validate_submissions(submissions)
     identifiers = [identifier_no(connection, identifier) for identifier in submissions.identifier_lookup]
     clusters = [cluster_no(connection, slug) for slug in submissions.cluster_slug_lookup]
-    displays = [clean_text(display)[:MAX_DISPLAY_CHARS] for display in submissions.display_lookup]
+    displays = [redact_text(clean_text(display))[:MAX_DISPLAY_CHARS] for display in submissions.display_lookup]
     is_skipped = parent is not None and parent.is_branch_failed
     group_nos = _insert_groups(connection, submissions.task_groups, job_no, is_skipped=is_skipped)
     task_ids = iter(ids.new_ids(now_ns, sum(len(group.inputs) for group in submissions.task_groups)))

@@ -13,6 +13,7 @@ from tilebox_local.catalog import run, run_many, value
 from tilebox_local.data import MAX_DISPLAY_CHARS, TaskState
 from tilebox_local.engine.submissions import Parent, insert_submissions
 from tilebox_local.storage.attributes import clean_text, text_of
+from tilebox_local.storage.redaction import redact_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -371,7 +372,7 @@ def _replace_progress(connection: apsw.Connection, task: _Reported, progress: Se
         run(connection, "delete_progress", (task.job_no, task.task_no))
     totals: dict[str, tuple[int, int]] = {}
     for indicator in progress:
-        label = clean_text(str(indicator.label or ""))[:_MAX_PROGRESS_LABEL_CHARS]
+        label = redact_text(clean_text(str(indicator.label or "")))[:_MAX_PROGRESS_LABEL_CHARS]
         total, done = totals.get(label, (0, 0))
         totals[label] = (total + _clean_count(indicator.total), done + _clean_count(indicator.done))
     if totals:
@@ -391,7 +392,7 @@ def _clean_display(display: object) -> str | None:
     """Text for people, as user code may set anything; None and "" leave the text that is there."""
     if display is None or display == "":
         return None
-    return text_of(display)[:MAX_DISPLAY_CHARS]
+    return redact_text(text_of(display))[:MAX_DISPLAY_CHARS]
 
 
 def _is_canceled(connection: apsw.Connection, job_no: int) -> bool:

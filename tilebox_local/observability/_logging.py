@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from typing import Any
 
 from tilebox_local import clock
+from tilebox_local.storage.redaction import redact_output
 
 __all__ = ["StructuredLogger", "internal_log_level", "internal_logger", "root_logger", "task_logger"]
 
@@ -18,6 +20,21 @@ SPAN = "tilebox_span"  # where a record belongs that is made outside of any span
 root_logger = logging.getLogger(NAMESPACE)
 task_logger = logging.getLogger(f"{NAMESPACE}.tasks")
 internal_logger = logging.getLogger(f"{NAMESPACE}.internal")
+
+
+class _RedactingFilter(logging.Filter):
+    """Takes secrets out of the package's own diagnostics, whoever prints them."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        with contextlib.suppress(Exception):  # a message that cannot be formatted is for logging to complain about
+            message = record.getMessage()
+            redacted = redact_output(message)
+            if redacted != message:
+                record.msg, record.args = redacted, ()
+        return True
+
+
+internal_logger.addFilter(_RedactingFilter())
 
 
 class StructuredLogger:

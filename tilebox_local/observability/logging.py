@@ -27,6 +27,7 @@ from tilebox_local.observability._logging import (
 )
 from tilebox_local.observability.span import RecordingSpan, current_recording_span
 from tilebox_local.storage.attributes import capture_attributes, clean_text, text_of
+from tilebox_local.storage.redaction import redact_output
 from tilebox_local.storage.rows import LogItem
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def initialize_logging(queue: TelemetryQueue, resource: Reference) -> None:
 def _add_automatic_console() -> None:
     global _is_automatic
     if not _is_console_configured and not _consoles:
-        _add_console(logging.NOTSET, sys.stdout, logging.Formatter("%(process)d: %(levelname)s: %(message)s"))
+        _add_console(logging.NOTSET, sys.stdout, _ConsoleFormatter("%(process)d: %(levelname)s: %(message)s"))
         _is_automatic = True
 
 
@@ -211,7 +212,15 @@ def _remove_consoles() -> None:
         handler.close()
 
 
-class ColorfulConsoleFormatter(logging.Formatter):
+class _ConsoleFormatter(logging.Formatter):
+    """Prints no secret."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As of stdlib, with the message, the exception and the stack redacted."""
+        return redact_output(super().format(record))
+
+
+class ColorfulConsoleFormatter(_ConsoleFormatter):
     """Time, level and message, coloured by level with ANSI escapes."""
 
     COLORS: ClassVar[dict[int, str]] = {

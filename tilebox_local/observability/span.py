@@ -34,6 +34,7 @@ from tilebox_local.storage.attributes import (
     encode_attributes,
     text_of,
 )
+from tilebox_local.storage.redaction import screen
 from tilebox_local.storage.rows import OWN_SCOPE, Reference, Scope, TraceScope
 
 if TYPE_CHECKING:
@@ -563,13 +564,14 @@ class CurrentSpan(RecordingSpan):
             if trace_no is None or resource_no is None or scope_no is None or self.has_details:
                 queue.append_span(self)
                 return
-            if self.attributes:
+            attributes = self.attributes
+            if attributes:
                 try:
-                    encoded = _dumps(self.attributes)
+                    encoded = _dumps(attributes)
                 except TypeError:  # has to be repaired
                     queue.append_span(self)
                     return
-                if len(encoded) > MAX_TEXT_CHARS:
+                if len(encoded) > MAX_TEXT_CHARS or not screen.knows(attributes):
                     queue.append_span(self)
                     return
                 text = encoded.decode()

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from tilebox_local.storage.redaction import cut_position, redact_attributes, redact_json, screen
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -44,7 +46,7 @@ _dumps = orjson.dumps
 def clean_text(value: str) -> str:
     """`value` as text that every reader can decode, at most 64 Ki characters long."""
     if len(value) > MAX_TEXT_CHARS + _NOTE_CHARS:  # what was cut once is not cut again
-        value = f"{value[:MAX_TEXT_CHARS]}… ({len(value)} characters)"
+        value = f"{value[: cut_position(value, MAX_TEXT_CHARS)]}… ({len(value)} characters)"
     return encodable(value)
 
 
@@ -127,8 +129,8 @@ def _clean_object(value: Any, depth: int, budget: _Budget) -> Any:
 def _clean_bytes(value: bytes) -> dict[str, Any]:
     if len(value) <= MAX_TEXT_CHARS + _NOTE_CHARS:
         return {"$bytes": base64.b64encode(value).decode("ascii")}
-    kept = base64.b64encode(value[:MAX_TEXT_CHARS]).decode("ascii")
-    return {"$bytes": kept, "$cut": len(value) - MAX_TEXT_CHARS}
+    kept = value[: cut_position(value.decode("latin-1"), MAX_TEXT_CHARS)]
+    return {"$bytes": base64.b64encode(kept).decode("ascii"), "$cut": len(value) - len(kept)}
 
 
 def _big_int(value: int) -> Any:
@@ -162,7 +164,7 @@ def capture_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any] |
 
 
 def encode_attributes(attributes: dict[str, Any] | None) -> str | None:
-    """JSON object text of captured attributes, None for none. Never raises.
+    """JSON object text of captured attributes without their secrets, None for none. Never raises.
 
     Takes plain text and numbers unchecked, since that is what nearly all attributes are: text that cannot be encoded
     or is too long is repaired here, not on the user's thread.
@@ -172,7 +174,9 @@ def encode_attributes(attributes: dict[str, Any] | None) -> str | None:
     try:
         encoded = _dumps(attributes)
         if len(encoded) <= MAX_TEXT_CHARS:
-            return encoded.decode()
+            text = encoded.decode()
+            is_clear = screen.knows(attributes) and not screen.is_suspicious(text, 1)
+            return text if is_clear else redact_json(text)
     except TypeError:
         pass  # a lone surrogate, or a key that is no text
     return _encode_repaired(attributes)
@@ -180,7 +184,7 @@ def encode_attributes(attributes: dict[str, Any] | None) -> str | None:
 
 def _encode_repaired(attributes: dict[str, Any]) -> str:
     # A copy, since the attributes of a span that is still open may change under the writer's hands.
-    repaired = {text_of(key): _repair(value) for key, value in attributes.copy().items()}
+    repaired = redact_attributes({text_of(key): _repair(value) for key, value in attributes.copy().items()})
     encoded = _dumps(repaired)
     if len(encoded) > _MAX_JSON_BYTES:
         encoded = _dumps({_shorten(key, 200): _shorten_value(value) for key, value in repaired.items()})

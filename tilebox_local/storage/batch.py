@@ -18,6 +18,7 @@ from tilebox_local.catalog import run, sql, value
 from tilebox_local.process import process_identity
 from tilebox_local.storage import rows
 from tilebox_local.storage.attributes import clean_text, encodable, text_of
+from tilebox_local.storage.redaction import redact_text
 from tilebox_local.storage.rows import Scope
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class Batch:
         return resource.no
 
     def _number_scope(self, connection: apsw.Connection, scope: Scope) -> None:
-        key = text_of(scope.key), text_of(scope.version)
+        key = redact_text(text_of(scope.key)), redact_text(text_of(scope.version))
         scope.no = value(connection, "find_scope", key)
         if scope.no is None:
             scope.no = value(connection, "insert_scope", key)
@@ -241,8 +242,8 @@ class Batch:
         self.inserted_count += 1
 
     def _quarantine(self, connection: apsw.Connection, kind: str, error: Exception, row: tuple[Any, ...]) -> None:
-        reason = text_of(f"{type(error).__name__}: {text_of(error)}")
-        content = clean_text(f"[{', '.join(_shown(value) for value in row)}]")
+        reason = redact_text(text_of(f"{type(error).__name__}: {text_of(error)}"))
+        content = redact_text(clean_text(f"[{', '.join(_shown(value) for value in row)}]"))
         run(connection, "insert_quarantine", (self.writer_no, clock.wall_ns(), kind, reason, content))
         self.new_quarantined_count += 1
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tilebox_local import clock
 from tilebox_local.catalog import run, value
+from tilebox_local.storage.redaction import redact_text, redacted_count
 
 if TYPE_CHECKING:
     import apsw
@@ -39,7 +40,8 @@ class WriterStats:
     """What the writer of this process has done so far, in records (spans, events and logs).
 
     `max_lag_duration_ns` is the longest time from taking records from the queue to their commit,
-    `lock_wait_duration_ns` the time spent waiting for other processes, altogether.
+    `lock_wait_duration_ns` the time spent waiting for other processes, altogether. `redacted_count` is in secrets,
+    and of all stores of this process.
     """
 
     queued_count: int
@@ -88,7 +90,7 @@ class Bookkeeping:
             written_count=batch.written_count,
             dropped_count=self._queue.dropped_count,
             quarantined_count=batch.quarantined_count,
-            redacted_count=0,
+            redacted_count=redacted_count(),
             transaction_count=self.transaction_count,
             failed_transaction_count=self.failed_transaction_count,
             lock_wait_count=self._lock.wait_count,
@@ -152,6 +154,6 @@ class Bookkeeping:
 def write_incident(connection: apsw.Connection, kind: str, message: str, **about: object) -> int:
     """Insert a row into incident_records, which documents kinds and columns; its number. Inside of a transaction."""
     columns = dict.fromkeys(_INCIDENT_COLUMNS) | about
-    row = {**columns, "time_ns": clock.wall_ns(), "kind": kind, "message": message}
+    row = {**columns, "time_ns": clock.wall_ns(), "kind": kind, "message": redact_text(message)}
     number: int = value(connection, "insert_incident", row)
     return number

@@ -14,6 +14,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tilebox_local.storage.rows import redact_rows
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -158,7 +160,9 @@ class TelemetryQueue:
 
     def move_to(self, batch: Batch, limit: int | None) -> None:
         """Move records to the batch, oldest first, at most `limit` of each kind (None: all that is there now)."""
-        batch.span_rows.extend(take(self.span_rows, limit))
+        span_rows = take(self.span_rows, limit)
+        redact_rows(span_rows)
+        batch.span_rows.extend(span_rows)
         batch.spans.extend(take(self.spans, limit))
         batch.logs.extend(take(self.logs, limit))
         if not self._is_closed:

@@ -3,14 +3,19 @@
 The objects that name a row by number (`Reference` and `TraceScope`) are numbered by the writer, inside the transaction
 that first needs them. Once that transaction is committed, the number is published, and an ending span makes its row
 itself, in its own thread: a tuple of plain values is all that waits then, which the garbage collector need not follow.
+The writer looks for secrets in such rows, many at a time.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from itertools import accumulate
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from tilebox_local.ids import signed64
 from tilebox_local.storage.attributes import encode_attributes
+from tilebox_local.storage.redaction import find_part, has_start, redact_json, redact_name, redact_text, screen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +31,7 @@ __all__ = [
     "event_rows",
     "full_span_row",
     "log_row",
+    "redact_rows",
     "span_row",
 ]
 
@@ -151,6 +157,59 @@ class LogItem:
         self.log_no: int | None = None  # given by the writer, once: a retried batch keeps it
 
 
+_NAME, _ATTRIBUTES = 5, 9  # positions in a span's row
+_name_of, _attributes_of = itemgetter(_NAME), itemgetter(_ATTRIBUTES)
+_ROWS_AT_ONCE = 256
+
+
+def redact_rows(rows: list[tuple[Any, ...]]) -> None:
+    """Redact the names and attributes of rows that spans have made themselves, in place. Never raises."""
+    if not screen.policy.enabled:
+        return
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        chunk = rows[first : first + _ROWS_AT_ONCE]
+        if not _are_clear(chunk):
+            rows[first : first + _ROWS_AT_ONCE] = _redacted_rows(chunk)
+
+
+def _are_clear(chunk: list[tuple[Any, ...]]) -> bool:
+    """One look at many rows: a look at each of them costs twice as much."""
+    try:
+        if not screen.names.issuperset(map(_name_of, chunk)):
+            return False
+    except TypeError:  # a name that is no text
+        return False
+    texts = list(filter(None, map(_attributes_of, chunk)))
+    joined = "\n".join(texts)
+    has_objects = joined.count("{") > len(texts)
+    return not (has_objects or screen.policy.patterns or (has_start(joined) and find_part(joined, 0)))
+
+
+def _redacted_rows(chunk: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    texts = [row[_ATTRIBUTES] or "{" for row in chunk]
+    if screen.policy.patterns:
+        suspects = set(range(len(chunk)))
+    else:
+        suspects = {index for index, text in enumerate(texts) if text.rfind("{")}  # an object inside
+        joined, ends, position = "\n".join(texts), list(accumulate(len(text) + 1 for text in texts)), 0
+        while found := find_part(joined, position):
+            index = bisect_right(ends, found.start())
+            suspects.add(index)
+            position = ends[index]
+    redacted = []
+    for index, row in enumerate(chunk):
+        name, text = redact_name(row[_NAME]), row[_ATTRIBUTES]
+        if index in suspects and text is not None:
+            text = redact_json(text)
+        is_same = name is row[_NAME] and text is row[_ATTRIBUTES]
+        redacted.append(row if is_same else (*row[:_NAME], name, *row[_NAME + 1 : _ATTRIBUTES], text))
+    return redacted
+
+
+def _redacted(value: Any) -> Any:
+    return redact_text(value) if type(value) is str else value
+
+
 def span_row(span: RecordingSpan) -> tuple[Any, ...]:
     """Values of the columns of `insert_spans`, of a span without details whose trace and resource are numbered."""
     return (
@@ -159,7 +218,7 @@ def span_row(span: RecordingSpan) -> tuple[Any, ...]:
         span.span_id,
         span.parent_id,
         span.duration_ns,
-        span.name,
+        redact_name(span.name),
         span.task_no,
         span.resource.no,
         span.instrumentation.no,
@@ -173,9 +232,9 @@ def full_span_row(span: RecordingSpan) -> tuple[Any, ...]:
         *span_row(span),
         span.otlp_kind,
         span.status_code,
-        span.status_message,
+        _redacted(span.status_message),
         span.encoded_links(),
-        span.scope.trace_state,
+        _redacted(span.scope.trace_state),
         span.dropped_attributes,
         span.dropped_events,
         span.dropped_links,
@@ -185,7 +244,7 @@ def full_span_row(span: RecordingSpan) -> tuple[Any, ...]:
 def event_rows(span: RecordingSpan) -> Iterator[tuple[Any, ...]]:
     """Values of the columns of `insert_events` for each event of a span."""
     for number, (name, time_ns, attributes) in enumerate(span.events or (), span.dropped_events):
-        yield (span.scope.trace_no, time_ns, span.span_id, number, name, encode_attributes(attributes))
+        yield (span.scope.trace_no, time_ns, span.span_id, number, redact_name(name), encode_attributes(attributes))
 
 
 def log_row(log: LogItem, scopes: dict[str, Scope]) -> tuple[Any, ...]:
@@ -197,7 +256,7 @@ def log_row(log: LogItem, scopes: dict[str, Scope]) -> tuple[Any, ...]:
         None if log.span_id is None else signed64(log.span_id),
         log.severity_number,
         log.severity_text,
-        log.body,
+        redact_text(log.body),
         log.task_no,
         int(log.has_task_id),
         int(log.is_span_event),

@@ -46,6 +46,7 @@ from tilebox_local.storage.guard import after_fork_in_child as guard_after_fork_
 from tilebox_local.storage.lockfile import LockFile
 from tilebox_local.storage.locks import find_lock_holders, process_name
 from tilebox_local.storage.readers import ReaderPool
+from tilebox_local.storage.redaction import redact_json
 from tilebox_local.storage.rows import Reference
 from tilebox_local.storage.schema import check_schema, ensure_schema
 from tilebox_local.storage.writer import Writer
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from tilebox_local.storage.bookkeeping import WriterStats
     from tilebox_local.storage.connection import LentConnection
 
-__all__ = ["MEMORY", "Store", "is_open_here", "open_store"]
+__all__ = ["MEMORY", "Store", "is_open_here", "open_store", "open_stores"]
 
 T = TypeVar("T")
 
@@ -101,12 +102,17 @@ def open_store(path: str | os.PathLike[str], *, full_sync: bool = False, read_on
 
 def is_open_here(path: Path) -> bool:
     """Whether this process has the file open as a store, under whatever name."""
-    for store in list(_all_stores):
-        if store.path is not None and not store.is_closed:
+    for store in open_stores():
+        if store.path is not None:
             with suppress(OSError):
                 if path.samefile(store.path):
                     return True
     return False
+
+
+def open_stores() -> list[Store]:
+    """The stores that this process has open."""
+    return [store for store in list(_all_stores) if not store.is_closed]
 
 
 class Store:
@@ -379,7 +385,7 @@ class Store:
         """The resource of this process under a service name (None: the default), as this store's rows refer to it."""
         reference = self._resources.get(service)
         if reference is None:
-            reference = self._resources.setdefault(service, Reference(resource_key(process_resource(service))))
+            reference = self._resources.setdefault(service, Reference(_resource_key(service)))
         return reference
 
     def flush(self, timeout_s: float | None = None) -> None:
@@ -454,7 +460,7 @@ class Store:
         self.running_here = set()
         self._readers.after_fork_in_child(self._fork_error())
         for service, reference in self._resources.items():
-            reference.key = resource_key(process_resource(service))
+            reference.key = _resource_key(service)
             reference.forget()
         self._checkpointer.after_fork_in_child()
         refusal = self._read_only_error() if self.is_read_only else None
@@ -462,6 +468,10 @@ class Store:
 
     def _fork_error(self) -> StoreError:
         return fork_error(self._label)
+
+
+def _resource_key(service: str | None) -> str:
+    return redact_json(resource_key(process_resource(service)))
 
 
 def _check_path(path: Path) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "add_commands", "run_command", "run_recover"]
 
-COMMANDS = ("snapshot", "prune", "check")
+COMMANDS = ("snapshot", "prune", "check", "doctor")
 _OK, _STORE = 0, 3
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -33,6 +33,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
     prune.add_argument("--dry-run", action="store_true", help="only count")
     check = commands.add_parser("check", help="look for damage; exit code 3 if there is any", parents=[store])
     check.add_argument("--full", action="store_true", help="all of it, however long it takes")
+    commands.add_parser("doctor", help="name the last crash, and what is wrong with a store", parents=[store])
     recover = commands.add_parser("recover", help="read a damaged store into a new one")
     recover.add_argument("source", metavar="SOURCE", help="the damaged file; it is not changed")
     recover.add_argument("target", metavar="TARGET", help="the new file")
@@ -56,7 +57,11 @@ def _size(text: str) -> int:
 
 
 def run_command(client: Client, options: argparse.Namespace) -> int:
-    """Run snapshot, prune or check; the exit code."""
+    """Run snapshot, prune, check or doctor; the exit code."""
+    if options.command == "doctor":
+        diagnosis = client.doctor()
+        print(diagnosis)
+        return _STORE if any(finding.level == "error" for finding in diagnosis.findings) else _OK
     if options.command == "snapshot":
         print(client.snapshot(options.target, overwrite=options.overwrite))
         return _OK
