@@ -19,10 +19,15 @@ class Canary(NamedTuple):
     text: str
     key: str | None = None
 
-    def is_in(self, content: bytes) -> bool:
-        """Whether a part of it of ten characters or more leaked."""
+    def is_in(self, seen: set[bytes]) -> bool:
+        """Whether a part of it leaked: ten characters, of those that `parts_of` has seen."""
         lines = self.core.splitlines()
-        return any(line[at : at + 10].encode() in content for line in lines for at in range(0, len(line) - 9, 5))
+        return any(line[at : at + 10].encode() in seen for line in lines for at in range(0, len(line) - 9, 5))
+
+
+def parts_of(content: bytes) -> set[bytes]:
+    """All that content has of ten bytes."""
+    return {content[at : at + 10] for at in range(len(content) - 9)}
 
 
 def _make(generator: random.Random, alphabet: str, count: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib.parse import quote
 
 import orjson
 import pytest
-from canaries import Canary, make_canaries
+from canaries import Canary, make_canaries, parts_of
 from capture_paths import PATHS
 from store_support import outside, run_ok
 
@@ -97,7 +98,8 @@ def captured(folder: Path, dealt: dict[str, list[Canary]], **environment: str) -
 
 def leaks(dealt: dict[str, list[Canary]], content: bytes) -> dict[str, list[str]]:
     """The canaries of each path that the content shows."""
-    return {path: [one.key or one.rule for one in hand if one.is_in(content)] for path, hand in dealt.items()}
+    seen = parts_of(re.sub(rb"x{20,}|\0{20,}", b"", content))  # what is long is long by these
+    return {path: [one.key or one.rule for one in hand if one.is_in(seen)] for path, hand in dealt.items()}
 
 
 def test_no_canary_reaches_the_file_or_the_output(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
-from canaries import Canary, of_keys, of_values
+from canaries import Canary, of_keys, of_values, parts_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,7 +49,7 @@ def test_secret_in_text(canary: Canary, around: str) -> None:
 def test_secret_in_the_text_of_an_error(canary: Canary) -> None:
     """The same holds for text as repr() shows it, with newlines as two characters, and in JSON within a text."""
     for shown in (repr(ValueError(f"no\n{canary.text}\n")), json.dumps({"text": json.dumps({"a": canary.text})})):
-        assert not canary.is_in(redact_text(shown).replace("\\n", "\n").replace("\\", "").encode())
+        assert not canary.is_in(parts_of(redact_text(shown).replace("\\n", "\n").replace("\\", "").encode()))
 
 
 @pytest.mark.parametrize("canary", KEYS, ids=lambda canary: canary.key)
@@ -200,7 +200,7 @@ def test_redaction_of_text_is_idempotent(text: str) -> None:
     redacted = redact_text(text)
     assert redact_text(redacted) == redacted
     position = 0
-    for kept in re.split(r"\[REDACTED:[^\]\s]+\]", redacted):
+    for kept in re.split(r"\[REDACTED:[A-Za-z0-9_.-]+\]", redacted):
         assert kept in text[position:]
         position = text.index(kept, position) + len(kept)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["MARKER", "KeyKind", "KeyRule", "KeyRules", "Secret", "find_secrets", "words_of"]
 
 MARKER = "[REDACTED:{}]"
-_MARKER = re.compile(r"\[REDACTED:[^\]\s]{1,64}\]")
+_MARKER = re.compile(r"\[REDACTED:[A-Za-z0-9_.-]{1,64}\]")
 
 
 class KeyKind(Enum):
