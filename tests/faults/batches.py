@@ -108,7 +108,7 @@ def examine(
             store.transact(lambda connection: connection.pragma("user_version"))  # and it can be written
         finally:
             store.close()
-    except StoreError as error:
+    except (StoreError, ValueError) as error:  # ValueError: text that is none
         return [Problem("corrupt", f"{type(error).__name__}: {error}")]
     return problems
 

@@ -93,7 +93,7 @@ def examine_jobs(connection: apsw.Connection, promised: dict[str, list[int]]) ->
     problems += [
         Problem("torn", f"tasks of job {number}: {tasks}")
         for number, tasks in states.items()
-        if ("Leaf" in tasks) != (tasks["Step"] == "COMPUTED")
+        if ("Leaf" in tasks) != (tasks.get("Step") == "COMPUTED")
     ]
     problems += [Problem("torn", f"{name} without its span") for name in jobs if f"job/{name}" not in roots]
     made = connection.pragma("page_size"), connection.pragma("auto_vacuum"), connection.pragma("journal_mode")
@@ -152,9 +152,10 @@ def test_a_power_cut_costs_what_was_promised(folder: Path, durability: str, cuts
 def test_the_oracle_notices_a_disk_that_is_not_waited_for(folder: Path, durability: str, disk: str) -> None:
     """Control: without waiting for the disk, or on one that forgets to sync the log, power cuts do damage."""
     found = cut_power(folder, durability, disk, recordings=1, cuts=40, first_seed=int(disk == "lazy"))
-    assert found["lost"] > 0
-    if disk == "off":
+    if disk == "off":  # what is corrupt cannot be looked at for what is lost
         assert found["corrupt"] + found["torn"] + found["gap"] > 0
+    else:
+        assert found["lost"] > 0
 
 
 def test_the_recordings_hold_what_is_to_be_cut(folder: Path) -> None:
