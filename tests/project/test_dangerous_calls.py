@@ -19,6 +19,23 @@ SQL_VARIABLES = {
     ("storage/batch.py", "_statement(name, len(chunk[0]), len(chunk))"),  # sql[name], with as many "?" as values
     ("storage/connection.py", "name"),  # of a pragma, from a table
     ("storage/schema.py", "statement"),  # of schema.sql and migrations
+    ("query/sql.py", "statement"),  # the user's own, on a connection that cannot write
+    ("upkeep/check.py", "statement"),  # of the catalog
+    ("upkeep/recover.py", "statement"),  # of schema.sql
+    ("upkeep/prune.py", "f'PRAGMA incremental_vacuum({pages:d})'"),
+    # Names of tables and columns of schema.sql.
+    ("upkeep/recover.py", "f'SELECT {columns} FROM {table.name}'"),
+    ("upkeep/recover.py", "f'DELETE FROM {table.name}'"),
+    ("upkeep/recover.py", "self._insert(table, len(table.columns))"),
+    ("upkeep/repair.py", "f'SELECT count(*) FROM {table}'"),
+    ("upkeep/repair.py", "f'SELECT 1 FROM {name} WHERE {key} = ?'"),
+    ("upkeep/repair.py", "f'INSERT OR IGNORE INTO {name} ({columns}) VALUES ({marks})'"),
+    ("upkeep/repair.py", "f'SELECT max({key}) FROM {name}'"),
+    ("upkeep/repair.py", "f'SELECT DISTINCT {column} FROM {table} WHERE {column} IS NOT NULL'"),
+    (
+        "upkeep/repair.py",
+        "f'UPDATE {table.name} SET {column} = {mended.format(column)} WHERE NOT json_valid({column})'",
+    ),
 }
 
 

@@ -113,7 +113,7 @@ class JobClient:
             job_id = ids.new_id(now_ns)
             trace_id = span.get_span_context().trace_id
 
-            def submit(connection: apsw.Connection) -> None:
+            def submit(connection: apsw.Connection) -> Job:
                 trace_no = engine.submit_job(
                     connection,
                     job_id=job_id,
@@ -128,15 +128,16 @@ class JobClient:
                     # A job without its root span would have no trace: both commit together, whatever comes then.
                     span.stop()
                     store.writer.write_span(connection, span)
+                # Not after the commit: if that reading failed, who tries again would have two jobs.
+                return job_queries.read_job(connection, job_id)
 
             try:
-                store.transact(submit)
+                return store.transact(submit)
             except BaseException:
                 if isinstance(span, CurrentSpan):
                     span.move_to_trace(None)
                     span.resume()
                 raise
-        return self.find(job_id)
 
     def retry(self, job_or_id: JobIDLike) -> int:
         """Run the failed tasks of a job again, and what waited for them. Computed tasks are not run again.

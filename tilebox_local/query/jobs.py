@@ -39,11 +39,15 @@ _FIRST_ID, _LAST_ID = UUID(int=0), UUID(int=(1 << 128) - 1)
 def find_job(store: Store, job_id: UUID) -> RichDisplayJob:
     """The job as it is now. Raises NotFoundError."""
     with store.snapshot() as connection:
-        rows = run(connection, "job", (job_id.bytes,))
-        if not rows:
-            raise NotFoundError("job", job_id, hint="List the jobs of this store with client.jobs().query().")
-        progress = run(connection, "progress_of_job", (rows[0][0],))
-    return _job(rows[0], progress)
+        return read_job(connection, job_id)
+
+
+def read_job(connection: apsw.Connection, job_id: UUID) -> RichDisplayJob:
+    """The job as `connection` sees it, which is in a transaction. Raises NotFoundError."""
+    rows = run(connection, "job", (job_id.bytes,))
+    if not rows:
+        raise NotFoundError("job", job_id, hint="List the jobs of this store with client.jobs().query().")
+    return _job(rows[0], run(connection, "progress_of_job", (rows[0][0],)))
 
 
 def query_jobs(store: Store, filters: QueryFilters) -> list[RichDisplayJob]:
