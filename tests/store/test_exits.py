@@ -206,16 +206,10 @@ print(before)
 
 def test_nothing_is_stored_without_the_exit_hook(stage: Stage) -> None:
     """Were it not for atexit, the end of the script would lose what was appended last."""
-<<<<<<< HEAD
-    off = (
-        "from tilebox_local.storage import store, writer\natexit.unregister(store._close_all)\nwriter._TICK_S = 60.0\n"
-    )
-=======
     off = """
 from tilebox_local.storage import store, writer
 atexit.unregister(store._close_all)
 writer.Writer._wait = lambda self: time.sleep(60)  # not by chance, either
 """
->>>>>>> procs
     played = stage.play(off + "make('last')")
     assert (played.code, played.stored, len(played.acknowledged)) == (0, [], 1)
