@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
+
+from store_support import log_item
 
 from tilebox_local import ExecutionContext, Task
 from tilebox_local.catalog import run
@@ -66,8 +67,7 @@ def fill(client: Client) -> None:
     client._store.transact(lambda connection: cancel_job(connection, canceled.id))
     with client.tracer.span("jobless") as span:
         span.add_event("event")
-        logging.getLogger("tests.upkeep").warning("inside")
-    logging.getLogger("tests.upkeep").warning("outside")
+    client._store.writer.queue.append_log(log_item(client._store, "outside"))
     client.jobs().submit("running", [Leaf(1), Leaf(2)])
     claim_one(client)
     client.jobs().submit("waiting", Root(2))

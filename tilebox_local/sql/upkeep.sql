@@ -218,8 +218,12 @@ WHERE r.trace_no > :after AND r.trace_no < (SELECT max(trace_no) FROM trace_reco
 ORDER BY r.trace_no
 LIMIT :limit
 
--- name: first_log_outside_of_traces
-SELECT min(time_ns) FROM log_records WHERE trace_no = 0
+-- name: log_outside_of_traces
+-- Time of a later log record that is outside of traces, so many after an instant.
+SELECT time_ns FROM log_records WHERE trace_no = 0 AND time_ns >= ? ORDER BY time_ns, log_no LIMIT 1 OFFSET ?
+
+-- name: last_log_outside_of_traces
+SELECT max(time_ns) FROM log_records WHERE trace_no = 0
 
 -- name: next_span_trace
 -- With the two below: numbers of all traces that have telemetry, one after the other, one seek each.
@@ -246,7 +250,7 @@ FROM event_records WHERE trace_no = :trace_no AND time_ns < :before_ns
 
 -- name: size_of_logs
 SELECT count(*), coalesce(sum(60 + length(body) + coalesce(length(attributes), 0)), 0)
-FROM log_records WHERE trace_no = :trace_no AND time_ns < :before_ns
+FROM log_records WHERE trace_no = :trace_no AND time_ns >= :from_ns AND time_ns < :before_ns
 
 -- name: size_of_tasks
 SELECT count(*), coalesce(sum(200 + length(input) + coalesce(length(display), 0)), 0)

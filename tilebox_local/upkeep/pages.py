@@ -292,6 +292,8 @@ def _checksum(seed: tuple[int, ...], data: bytes, order: str) -> tuple[int, int]
 
 def _varint(data: bytes, offset: int) -> tuple[int, int]:
     """A variable-length integer, and the offset behind it; the size -1 where the page ends before."""
+    if offset < len(data) and data[offset] < 0x80:
+        return data[offset], offset + 1
     result = 0
     for index in range(offset, min(offset + 9, len(data))):
         byte = data[index]
@@ -314,7 +316,10 @@ def read_record(record: bytes) -> list[object] | None:
     values: list[object] = []
     position = header_size
     while offset < header_size:
-        serial_type, offset = _varint(record, offset)
+        serial_type = record[offset]
+        offset += 1
+        if serial_type >= 0x80:
+            serial_type, offset = _varint(record, offset - 1)
         if serial_type < 0 or serial_type in (10, 11):
             return None
         size = _SIZES[serial_type] if serial_type < 10 else (serial_type - 12) // 2

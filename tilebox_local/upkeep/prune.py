@@ -34,6 +34,7 @@ _SLICE_S = 0.008  # of deleting in one transaction; the commit comes on top
 _FIRST_CHUNK, _MAX_CHUNK = 32, 4096  # rows per statement
 _CHUNK_S = 0.002
 _TRACE_PAGE = 10_000
+_LOGS_PER_UNIT = 1000
 _TRUNCATE_TRIES = 20
 _NO_TRACE = 0
 _LAST = (1 << 63) - 1
@@ -65,12 +66,16 @@ class PruneResult:
 
 
 class _Unit(NamedTuple):
-    """What goes as a whole: a job (`job_no`), or what came into a trace before an instant."""
+    """What goes as a whole: a job (`job_no`), or what came into a trace before an instant.
+
+    `from_ns` is where the unit before it ended, for counting what is in this one.
+    """
 
     ended_ns: int
     job_no: int | None
     trace_no: int
     before_ns: int
+    from_ns: int = -_LAST
 
 
 def prune_store(
@@ -138,26 +143,24 @@ def _plan(
     ended = [(job_no, ended_ns) for job_no, ended_ns, must_stay in ended if not must_stay]
     rest = [_Unit(0, job_no, _NO_TRACE, _LAST) for job_no in marked]
     rest += [_Unit(0, None, trace_no, _LAST) for trace_no in _traces_without_row(store)]
-    jobs = [_Unit(ended_ns, job_no, _NO_TRACE, _LAST) for job_no, ended_ns in ended]
-    others = [] if before_ns is None and not is_limited else list(_telemetry_without_job(store))
+    units = [_Unit(ended_ns, job_no, _NO_TRACE, _LAST) for job_no, ended_ns in ended]
+    if before_ns is None and not is_limited:
+        return rest + units, []  # all jobs beyond the last ones
+    units += _jobless_traces(store)
+    old = [unit for unit in units if before_ns is not None and unit.ended_ns < before_ns]
     if before_ns is not None:
-        old = [unit for unit in jobs if unit.ended_ns < before_ns]
-        old += [unit for unit in others if unit.ended_ns < before_ns]
         old.append(_Unit(before_ns, None, _NO_TRACE, before_ns))
-    else:
-        # Without an age, jobs beyond the last ones go, unless a size is given that says how many of them.
-        old = [] if is_limited else jobs
-    known = set(old)
-    young = sorted((unit for unit in jobs + others if unit not in known), key=_by_age) if is_limited else []
-    return rest + sorted(old, key=_by_age), young
+    young = [unit for unit in units if before_ns is None or unit.ended_ns >= before_ns]
+    young += _logs_outside_of_traces(store, 0 if before_ns is None else before_ns)
+    return rest + sorted(old, key=_by_age), sorted(young, key=_by_age) if is_limited else []
 
 
 def _by_age(unit: _Unit) -> int:
     return unit.ended_ns
 
 
-def _telemetry_without_job(store: Store) -> Iterator[_Unit]:
-    """Traces of no job that nothing is added to any more, and the log records outside of traces, day by day."""
+def _jobless_traces(store: Store) -> Iterator[_Unit]:
+    """Traces of no job that nothing is added to any more."""
     latest_ns = clock.wall_ns() - _IN_USE_NS
     after = 0
     while True:
@@ -169,12 +172,19 @@ def _telemetry_without_job(store: Store) -> Iterator[_Unit]:
         if len(rows) < _TRACE_PAGE:
             break
         after = rows[-1][0]
-    with store.read() as connection:
-        first_ns = value(connection, "first_log_outside_of_traces")
-    day_ns = 86_400_000_000_000
-    while first_ns is not None and first_ns < latest_ns:
-        first_ns = min(first_ns + day_ns, latest_ns)
-        yield _Unit(first_ns, None, _NO_TRACE, first_ns)
+
+
+def _logs_outside_of_traces(store: Store, from_ns: int) -> Iterator[_Unit]:
+    """Log records outside of traces, some at a time."""
+    while True:
+        with store.read() as connection:
+            last_ns = value(connection, "log_outside_of_traces", (from_ns, _LOGS_PER_UNIT - 1))
+            if last_ns is None:
+                last_ns = value(connection, "last_log_outside_of_traces")
+        if last_ns is None or last_ns < from_ns:
+            return
+        yield _Unit(last_ns, None, _NO_TRACE, last_ns + 1, from_ns)
+        from_ns = last_ns + 1
 
 
 def _traces_without_row(store: Store) -> list[int]:
@@ -221,7 +231,7 @@ def _estimate_unit(connection: apsw.Connection, unit: _Unit, result: PruneResult
     rows = {"trace_no": trace_no, "before_ns": unit.before_ns}
     spans, span_bytes = run(connection, "size_of_spans", rows)[0]
     events, event_bytes = run(connection, "size_of_events", rows)[0]
-    logs, log_bytes = run(connection, "size_of_logs", rows)[0]
+    logs, log_bytes = run(connection, "size_of_logs", rows | {"from_ns": unit.from_ns})[0]
     return result._plus(
         jobs=int(unit.job_no is not None),
         traces=int(unit.job_no is None and trace_no != _NO_TRACE),

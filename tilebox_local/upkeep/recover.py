@@ -204,8 +204,9 @@ class _Loading:
 
     def _clean(self, row: Row) -> tuple[apsw.SQLiteValue, ...]:
         """The values, with U+FFFD where text is damaged."""
-        if any(isinstance(value, bytearray) for value in row.values):
-            self.altered[row.table] += 1
+        if not any(type(value) is bytearray for value in row.values):
+            return row.values
+        self.altered[row.table] += 1
         return tuple(
             bytes(value).decode(errors="replace") if isinstance(value, bytearray) else value for value in row.values
         )
