@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -44,6 +45,17 @@ def client(path: Path) -> Iterator[Client]:
     """A client of a fresh store."""
     with Client(path) as client:
         yield client
+
+
+@contextmanager
+def stored_trace(client: Client) -> Iterator[None]:
+    """Inside, spans make their own rows, as their trace is in the file."""
+    with client.tracer.span("outer") as outer:
+        with client.tracer.span("first") as first:
+            first.set_attributes({"note": "", "nested": {}, "text": "", "url": "", "customer": 1})
+        client.flush()
+        assert outer.scope.committed_no is not None
+        yield
 
 
 def attributes_of(client: Client, name: str = "span") -> list[dict[str, Any]]:
@@ -126,8 +138,7 @@ def test_without_redaction_every_canary_is_found(tmp_path: Path) -> None:
 def test_marker_and_count(client: Client) -> None:
     """A marker with the name of the rule stands for the secret, the rest stays, and each secret counts once."""
     before = client.stats().redacted_count
-    with client.tracer.span("outer"):
-        client.flush()
+    with stored_trace(client):
         for _ in range(2):
             with client.tracer.span("span") as span:
                 span.set_attributes({"password": "p", "url": "https://u:pw1@host/a.tif", "size": 3})
@@ -142,8 +153,7 @@ def test_marker_and_count(client: Client) -> None:
 def test_names_of_spans_and_jobs(client: Client) -> None:
     """Secrets in names are replaced, where the span makes its own row, too, also in names that are no text."""
     token = "ghp_" + "a1" * 18
-    with client.tracer.span("outer"):
-        client.flush()
+    with stored_trace(client):
         for name in (f"get {token}", "plain", f"get {token}", ["unhashable", token]):
             with client.tracer.span(name):
                 pass
@@ -151,7 +161,7 @@ def test_names_of_spans_and_jobs(client: Client) -> None:
     with client._store.read() as connection:
         names = [name for (name,) in connection.execute("SELECT name FROM span_records ORDER BY start_ns").fetchall()]
         refused = connection.execute("SELECT content FROM quarantine_records").fetchall()
-    assert names == ["outer", "get [REDACTED:github-token]", "plain", "get [REDACTED:github-token]"]
+    assert names == ["outer", "first", "get [REDACTED:github-token]", "plain", "get [REDACTED:github-token]"]
     assert [token in content for (content,) in refused] == [False]
     assert ["[REDACTED:github-token]" in content for (content,) in refused] == [True]
 
@@ -221,8 +231,7 @@ print(client.stats().redacted_count)
 
 def store_spans(client: Client, attributes: dict[str, Any], name: str = "span") -> None:
     """The same attributes by each of the two ways: the span makes its row, or the writer does."""
-    with client.tracer.span("outer"):
-        client.flush()
+    with stored_trace(client):
         with client.tracer.span(name) as span:
             span.set_attributes(attributes)
         with client.tracer.span(name) as span:
