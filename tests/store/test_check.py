@@ -197,4 +197,4 @@ def test_a_long_check_is_interrupted(path: Path, monkeypatch: pytest.MonkeyPatch
     with closing(open_store(path)) as store:
         assert "quick_check" in check_store(store).unfinished
         with store.read() as connection:
-            assert connection.execute("SELECT count(*) FROM store_records").get == 3
+            assert connection.execute("SELECT count(*) FROM store_records").get == 2

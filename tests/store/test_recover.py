@@ -326,7 +326,10 @@ def closed(path: Path) -> Path:
 
 NAMED = ("runner", "identifier", "group", "job", "trace", "writer", "resource", "scope")
 STAND_INS = {
-    "runner": ("DELETE FROM runner_records", {"runner_records": 3, "resource_records": 1, "cluster_records": 1}),
+    "runner": (
+        "DELETE FROM runner_records",
+        {"runner_records": 3, "resource_records": 1, "cluster_records": 1, "writer_records": 1},
+    ),
     "resource": ("DELETE FROM resource_records", {"resource_records": 1}),
     "cluster": ("DELETE FROM cluster_records", {}),  # a new store has this one
     "scope": ("DELETE FROM scope_records WHERE scope_no > 1", None),  # as many as there are loggers
