@@ -13,55 +13,43 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import apsw
-
-from tilebox_local import clock
-from tilebox_local.catalog import run, value
 from tilebox_local.errors import (
     FlushTimeoutError,
-    NotATileboxStoreError,
     StoreClosedError,
     StoreError,
     StoreOpenError,
     StoreReplacedError,
 )
 from tilebox_local.resource import process_resource, resource_key
-from tilebox_local.storage.bookkeeping import write_incident
 from tilebox_local.storage.checkpointer import Checkpointer
 from tilebox_local.storage.connection import (
-    immediate,
-    is_out_of_room,
-    keep_log_at_close,
     open_checkpointer,
     open_lent,
     open_reader,
-    open_writer,
     translate_errors,
 )
 from tilebox_local.storage.ending import MultiprocessingEnd
-from tilebox_local.storage.file import StoreFile
-from tilebox_local.storage.filesystem import check_folder, check_local
-from tilebox_local.storage.guard import Guarded, fork_error, guard
 from tilebox_local.storage.guard import after_fork_in_child as guard_after_fork_in_child
-from tilebox_local.storage.lockfile import LockFile
-from tilebox_local.storage.locks import find_lock_holders, process_name
+from tilebox_local.storage.guard import fork_error
+from tilebox_local.storage.opening import MEMORY, Opener
 from tilebox_local.storage.readers import ReaderPool
 from tilebox_local.storage.redaction import redact_json
 from tilebox_local.storage.rows import Reference
-from tilebox_local.storage.schema import check_schema, ensure_schema
 from tilebox_local.storage.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import apsw
+
     from tilebox_local.storage.bookkeeping import WriterStats
     from tilebox_local.storage.connection import LentConnection
+    from tilebox_local.storage.file import StoreFile
 
 __all__ = ["MEMORY", "Store", "is_open_here", "open_store", "open_stores"]
 
 T = TypeVar("T")
 
-MEMORY = ":memory:"
 _EXIT_TIMEOUT_S = 10.0
 _TERMINATION_TIMEOUT_S = 2.0
 _FORK_PATIENCE_S = 5.0
@@ -121,31 +109,24 @@ class Store:
     def __init__(self, path: Path | None, *, full_sync: bool, read_only: bool = False) -> None:
         self.path = path
         self.is_read_only = read_only
-        self._full_sync = full_sync
         self._users = 1
         self._released = True  # whether this process let go of the file before the last fork
         self._resources: dict[str | None, Reference] = {}
-        self._guarded: Guarded | None = None
         self.running_here: set[int] = set()  # rows of the runners of this process that are at work
-        if path is None:
-            name = f"tilebox-local-{next(_memory_numbers)}"
-            self.filename, self._label = f"file:/{name}?vfs=memdb", MEMORY
-            self._lock = LockFile(None)
-        else:
-            self.filename, self._label = path.as_uri(), str(path)
-            self._lock = LockFile(f"{path}.lock")
-        self._file = None if path is None else StoreFile(path, self._lock)
+        self._opener = opener = Opener(path, full_sync=full_sync)
+        self._label, self._lock, self._file = opener.label, opener.lock, opener.file
         connection = None
         if read_only:
-            self._open_to_read()
+            opener.open_to_read()
         else:
-            connection = self._open_checked()
+            connection = opener.open_checked()
+        self.filename = opener.filename
         self._readers = ReaderPool(partial(open_reader, self.filename), partial(open_lent, self.filename))
         self._checkpointer = Checkpointer(
-            partial(open_checkpointer, self.filename), self._name_readers, self._readers.interrupt
+            partial(open_checkpointer, self.filename), opener.name_readers, self._readers.interrupt
         )
         self.writer = Writer(
-            self._open_writer,
+            self._open_again,
             path=self._label,
             lock=self._lock,
             full_sync=full_sync,
@@ -163,148 +144,22 @@ class Store:
         _all_stores.add(self)
         _multiprocessing_end.prepare()
 
-    def _open_writer(self) -> apsw.Connection:
-        """The write connection after a fork; the file has been checked before it. The caller holds the lock file."""
-        if self._file is not None:
-            self._file.verify_main()  # SQLite would create what is missing
-        connection = self._with_reserve(self._connect_writer)
-        self._prepare(connection)
-        return connection
-
-    def _with_reserve(self, connect: Callable[[], apsw.Connection]) -> apsw.Connection:
-        """`connect()`, on a full disk with the room that the lock file keeps in reserve."""
-        try:
-            connection = connect()
-        except apsw.Error as error:
-            if not (is_out_of_room(error) and self._lock.release_reserve()):
-                raise
-            connection = connect()
-        self._lock.reserve()
-        return connection
-
-    def _connect_writer(self) -> apsw.Connection:
-        connection = open_writer(self.filename, full_sync=self._full_sync)
-        try:
-            # Opening reads nothing: make SQLite find out now whether there is room for the -shm file.
-            connection.pragma("schema_version")
-            if self._file is not None:
-                self._file.attach(connection)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
     def _prepare(self, connection: apsw.Connection) -> None:
         if self.path is not None:
             self._checkpointer.attach(connection)
 
-    def _open_checked(self) -> apsw.Connection:
-        """Open the write connection under the lock file, and make sure of the schema."""
-        try:
-            if self.path is not None:
-                _check_path(self.path)
-            with self._lock.held(on_slow=self._name_lockers), translate_errors(self._label):
-                log_bytes = 0 if self.path is None else _prepare_file(self.path)
-                if self.path is not None:
-                    self._guarded = guard(self.path)
-                try:
-                    return self._with_reserve(lambda: self._connect_checked(has_log=log_bytes > 0))
-                except BaseException:
-                    self._stop_guarding()
-                    raise
-        except NotATileboxStoreError:
-            self._lock.remove_if_new()
-            raise
-        except OSError as error:
-            if isinstance(error, StoreError):
-                raise
-            hint = "Check that the directory exists and that you may write to it."
-            raise StoreOpenError(f"{self._label} cannot be opened: {error.strerror}.", hint=hint) from error
-
-    def _look_for_lost_tail(self, connection: apsw.Connection, file: StoreFile) -> None:
-        missing = file.missing_commits(connection)
-        if missing is None:
-            return
-        last = clock.ns_to_datetime(missing.last_ns).isoformat(timespec="milliseconds")
-        message = (
-            f"The last {missing.count} commits are missing, the newest of {last}: the power failed, the write-ahead "
-            "log is damaged, or an older copy of the file was put in its place."
-        )
-        _log.error("%s: %s", self._label, message)
-        with immediate(connection):
-            write_incident(connection, "tail lost", message, last_seen_ns=missing.last_ns)
-            run(connection, "count_commit")
-        file.note_commit(value(connection, "commit_no"))
+    def _open_again(self) -> apsw.Connection:
+        connection = self._opener.open_again()
+        self._prepare(connection)
+        return connection
 
     def _explain_wait(self) -> None:
         """Say what keeps us from writing."""
-        if not self._name_lockers() and self.writer.last_error is not None:
+        if not self._opener.name_lockers() and self.writer.last_error is not None:
             _log.error("%s cannot be written: %s. Trying again.", self._label, self.writer.last_error)
-
-    def _name_lockers(self) -> bool:
-        """Say who keeps others from writing; whether somebody does."""
-        holders = None if self.path is None else find_lock_holders(self.path)
-        lockers = [] if holders is None else holders.writers or holders.inside
-        others = [process_name(pid) for pid in lockers if pid != os.getpid()]
-        if others:
-            _log.error("%s is locked by %s; waiting for it.", self._label, ", ".join(others))
-        return bool(others)
-
-    def _name_readers(self) -> str:
-        readers = [] if self.path is None else find_lock_holders(self.path).readers
-        names = ", ".join(process_name(pid) for pid in readers)
-        return names and f"{names} {'is' if len(readers) == 1 else 'are'}"
-
-    def _open_to_read(self) -> None:
-        """Check an existing file, and how it can be read."""
-        assert self.path is not None  # noqa: S101 -- open_store sees to it
-        try:
-            _check_path(self.path)
-            if not self.path.exists():
-                raise StoreOpenError(f"{self._label} does not exist, and is not made to be read.")
-            log = self.path.with_name(f"{self.path.name}-wal")
-            if not log.exists() and not os.access(self.path.parent, os.W_OK):
-                # Nobody has it open, and SQLite could not make the files that it needs beside one that may change.
-                self.filename += "?immutable=1"
-            self._guarded = guard(self.path)
-            try:
-                with translate_errors(self._label):
-                    connection = open_reader(self.filename)
-                    try:
-                        check_schema(connection, self._label)
-                        if self._file is not None:
-                            self._file.attach_to_read()
-                    finally:
-                        connection.close()
-            except BaseException:
-                self._stop_guarding()
-                raise
-        except OSError as error:
-            if isinstance(error, StoreError):
-                raise
-            raise StoreOpenError(f"{self._label} cannot be opened: {error.strerror}.") from error
 
     def _read_only_error(self) -> StoreError:
         return StoreOpenError(f"{self._label} is open for reading only.", hint="Open a Client without read_only=True.")
-
-    def _stop_guarding(self) -> None:
-        guarded, self._guarded = self._guarded, None
-        if guarded is not None:
-            guarded.release()
-
-    def _connect_checked(self, *, has_log: bool) -> apsw.Connection:
-        connection = open_writer(self.filename, full_sync=self._full_sync)
-        try:
-            keep_log_at_close(connection, has_log)
-            ensure_schema(connection, self._label)
-            keep_log_at_close(connection, False)
-            if self._file is not None:
-                self._file.attach(connection)
-                self._look_for_lost_tail(connection, self._file)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
 
     def __repr__(self) -> str:
         return f"Store({self._label!r})"
@@ -331,7 +186,7 @@ class Store:
         """Add a user; the strictest durability that any user asked for holds."""
         self._users += 1
         if full_sync:
-            self._full_sync = True
+            self._opener.full_sync = True
             self.writer.require_full_sync()
 
     def transact(self, function: Callable[[apsw.Connection], T]) -> T:
@@ -435,7 +290,7 @@ class Store:
                 self._anchor.close()
                 self._anchor = None
             self._lock.close()
-            self._stop_guarding()
+            self._opener.stop_guarding()
 
     def before_fork(self) -> None:
         """Let go of the file: SQLite must not be carried across a fork."""
@@ -472,41 +327,6 @@ class Store:
 
 def _resource_key(service: str | None) -> str:
     return redact_json(resource_key(process_resource(service)))
-
-
-def _check_path(path: Path) -> None:
-    if path.is_dir():
-        raise StoreOpenError(f"{path} is a directory.", hint="Name a file in it, such as tilebox.db.")
-    if not path.parent.is_dir():
-        raise StoreOpenError(f"{path} cannot be created: {path.parent} does not exist.", hint="Create it first.")
-    check_local(path)
-    check_folder(path)
-    # SQLite takes a file that is too small to be a database for an empty one, and would write over it.
-    if path.exists() and 0 < path.stat().st_size < _SMALLEST_DATABASE and not path.read_bytes().startswith(_MAGIC):
-        raise NotATileboxStoreError(
-            f"{path} is not a SQLite database.", hint="Nothing was written to it; choose another path for the store."
-        )
-
-
-def _prepare_file(path: Path) -> int:
-    """Create the file if there is none; the size of its write-ahead log. The caller holds the lock file."""
-    log = path.with_name(f"{path.name}-wal")
-    log_bytes = log.stat().st_size if log.exists() else 0
-    if log_bytes and not (path.exists() and path.stat().st_size):
-        # SQLite would delete it, and with it what it holds of the store that was here.
-        raise StoreOpenError(
-            f"{log} is there, but the store that it belongs to is not.",
-            hint=f"Put the store back to {path}, or move the -wal file away.",
-        )
-    if not path.exists():
-        path.touch(mode=0o600)
-    elif path.stat().st_nlink > 1:
-        # Each name has a write-ahead log of its own: whoever uses the other name does not see ours.
-        raise StoreOpenError(
-            f"{path} has {path.stat().st_nlink} names (hard links); its write-ahead log belongs to one of them.",
-            hint="Delete the other names, or copy the file and open the copy.",
-        )
-    return log_bytes
 
 
 def _close_all() -> None:
