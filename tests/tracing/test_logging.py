@@ -931,3 +931,22 @@ def test_logging_an_exception_without_text(client: Client) -> None:
 
     job = run_in_task(client, body)
     assert [log.body for log in client.jobs().query_logs(job)] == ["failed"]
+
+
+def test_a_record_that_cannot_be_stored_is_printed_without_its_secrets(
+    client: Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What logging prints of a record that failed holds no secret."""
+
+    def refuse(log: object) -> None:
+        raise RuntimeError("no")
+
+    def body(context: ExecutionContext) -> None:
+        monkeypatch.setattr(client._store.writer.queue, "append_log", refuse)
+        context.logger.error("Bearer %s", "abcdef" + str(123456))
+        monkeypatch.undo()
+
+    run_in_task(client, body)
+    printed = capsys.readouterr().err
+    assert "Message: 'Bearer [REDACTED:bearer]'" in printed
+    assert "abcdef123456" not in printed

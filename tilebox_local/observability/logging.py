@@ -67,6 +67,10 @@ class StoreHandler(logging.Handler):
         except Exception:  # noqa: BLE001 -- telemetry must not raise; stdlib prints it if logging.raiseExceptions
             self.handleError(record)
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- stdlib's name
+        """As of stdlib, which prints the record, but without its secrets."""
+        super().handleError(logging.makeLogRecord({**vars(record), "msg": redact_output(_body(record)), "args": None}))
+
     def _append_without_span(self, record: logging.LogRecord) -> None:
         found = _first_runner
         queue = None if found is None else found[0]()
