@@ -165,7 +165,7 @@ CREATE TABLE job_records (
   name              TEXT    NOT NULL,
   trace_parent      TEXT    NOT NULL,             -- W3C traceparent of the span job/<name>, verbatim
   submitted_ns      INTEGER NOT NULL,
-  first_root_no     INTEGER,                      -- its root tasks have consecutive numbers
+  first_root_no     INTEGER,                      -- its root tasks have consecutive numbers; NULL: it is being pruned
   last_root_no      INTEGER,
   canceled          INTEGER NOT NULL DEFAULT 0,   -- 1: queued tasks are withheld (canceled, or a task failed)
   queued_count      INTEGER NOT NULL DEFAULT 0,   -- tasks by state; this and the rest is kept by the triggers below
@@ -414,7 +414,8 @@ SELECT
   j.skipped_count AS skipped, j.failed_optional_count AS failed_optional,
   (SELECT lower(hex(t.trace_id)) FROM trace_records t WHERE t.job_no = j.job_no) AS trace_id,
   j.job_no
-FROM job_records j;
+FROM job_records j
+WHERE j.first_root_no IS NOT NULL;
 
 -- Tasks with the times of their last attempt.
 CREATE VIEW tasks AS

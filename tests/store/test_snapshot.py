@@ -192,6 +192,20 @@ def test_a_client_goes_on_from_a_copy(path: Path, folder: Path) -> None:
         assert names(client._store) == []
 
 
+def test_a_copy_that_was_used_is_replaced(path: Path, folder: Path) -> None:
+    """A newer snapshot in the place of one that has been written to lacks nothing of its own: that is no lost tail."""
+    copy = folder / "copy.db"
+    with Client(path) as client:
+        client.snapshot(copy)
+        with Client(copy) as other:
+            for _ in range(5):
+                make_spans(other.tracer, 1)
+                other.flush()
+        client.snapshot(copy, overwrite=True)
+        with Client(copy) as other:
+            assert other.doctor().incidents == []
+
+
 def test_what_this_process_has_recorded_is_in_the_copy(store: Store, tracer: WorkflowTracer, folder: Path) -> None:
     """Telemetry that still waits for the writer is written before the copy is made."""
     make_spans(tracer, 50)

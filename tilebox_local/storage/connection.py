@@ -248,11 +248,13 @@ def copy_database(source: apsw.Connection, target: str) -> None:
     os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     try:
         copy = apsw.Connection(unfinished)
+        source.execute("BEGIN")  # else the copying starts over whenever somebody commits
         try:
             with copy.backup("main", source, "main") as backup:
                 while not backup.done:
                     backup.step(1000)
         finally:
+            source.execute("ROLLBACK")
             copy.close()
         os.replace(unfinished, target)  # noqa: PTH105
     except BaseException:

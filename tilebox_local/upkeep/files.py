@@ -85,6 +85,8 @@ def new_file(target: str | os.PathLike[str], *, overwrite: bool) -> Iterator[Pat
         yield unfinished
         _sync(unfinished)
         _check_target(path, overwrite=overwrite)
+        # It notes the last commit of the file that goes, which the new one need not have.
+        Path(f"{path}.lock").unlink(missing_ok=True)
         unfinished.replace(path)
         _sync(path.parent)
     except StoreError:
