@@ -29,6 +29,7 @@ from tilebox_local.errors import ArgumentError, StoreError
 from tilebox_local.observability.span import RecordingSpan
 from tilebox_local.observability.tracing import WorkflowTracer
 from tilebox_local.storage import queue as queue_module
+from tilebox_local.storage.redaction import redacted_count
 from tilebox_local.storage.rows import Reference
 from tilebox_local.storage.writer import WriterStats
 
@@ -397,12 +398,13 @@ def test_a_process_registers_when_it_first_writes_telemetry(store: Store, monkey
 
 def test_stats(store: Store, tracer: WorkflowTracer) -> None:
     """The counts tell what the process has queued and written."""
+    redacted = redacted_count()  # of the process
     with standing_still(store):
         with tracer.span("span") as span:
             span.add_event("event")
         store.writer.queue.append_log(log_item(store, "log"))
-        assert store.stats() == WriterStats(2, 0, 0, 0, 0, 0, 0)
+        assert store.stats() == WriterStats(2, 0, 0, 0, 0, 0, 0, redacted)
     store.flush()
     stats = store.stats()
-    assert stats == WriterStats(0, 3, 0, 0, stats.transaction_count, 0, 0)
+    assert stats == WriterStats(0, 3, 0, 0, stats.transaction_count, 0, 0, redacted)
     assert stats.transaction_count in (2, 3)

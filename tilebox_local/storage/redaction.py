@@ -23,6 +23,7 @@ from tilebox_local.storage.secret_rules import (
     KeyKind,
     KeyRule,
     KeyRules,
+    Secret,
     find_secrets,
     replace_secrets,
 )
@@ -213,16 +214,30 @@ def _redact(text: str) -> tuple[str, int]:
         return text, 0
     count = 0
     try:
-        # Again, since a secret may only be told from its surroundings once its neighbour is gone.
+        # Again where a secret may only be told from its surroundings once its neighbour is gone.
         for _ in range(_MAX_PASSES):
             secrets = find_secrets(text, policy.keys, policy.patterns)
             if not secrets:
                 break
+            is_done = not any(_touches(text, secret) for secret in secrets)
             text = replace_secrets(text, secrets)
             count += len(secrets)
+            if is_done:
+                break
     except Exception:  # noqa: BLE001 -- a user's pattern; telemetry must not raise, and not leak either
         return MARKER.format("unreadable"), count + 1
     return text, count
+
+
+_WORD_CHAR = re.compile(r"[A-Za-z0-9._~+/%-]")
+_QUOTE = re.compile(r"[\"'\\]")
+
+
+def _touches(text: str, secret: Secret) -> bool:
+    """Whether what is beside a secret may be read in another way when it is gone."""
+    if secret.start and _WORD_CHAR.match(text, secret.start - 1):
+        return True
+    return bool(_WORD_CHAR.match(text, secret.end) or _QUOTE.search(text, secret.start, secret.end))
 
 
 def cut_position(text: str, limit: int) -> int:
