@@ -111,6 +111,17 @@ class _Screen:
         self.is_suspicious = _yes if has_patterns else _JSON_PARTS.search
         self.is_suspicious_text = _yes if has_patterns else _TEXT_PARTS.search
 
+    def learn_keys(self, attributes: dict[str, Any]) -> bool:
+        """Whether all of the keys are harmless; those that are, `knows` knows from now on."""
+        rule_of = self.policy.keys.rule_of
+        is_harmless = True
+        for key in attributes.copy():  # which may change under our hands
+            if rule_of(key) is None:
+                _remember(self.harmless_keys, key)
+            else:
+                is_harmless = False
+        return is_harmless
+
     def learn_name(self, name: object) -> bool:
         """Whether the name of a span needs no redaction; if so, it is in `names` from now on."""
         if type(name) is not str or self.is_suspicious_text(name):
@@ -294,12 +305,9 @@ class _Run:
         return self._count
 
     def attributes(self, attributes: dict[str, Any]) -> dict[str, Any]:
-        """The outermost object; its harmless keys are remembered."""
-        redacted = self._object(attributes)
-        for key in attributes:
-            if self._keys.rule_of(key) is None:
-                _remember(screen.harmless_keys, key)
-        return redacted
+        """The outermost object."""
+        screen.learn_keys(attributes)
+        return self._object(attributes)
 
     def value(self, value: Any) -> Any:
         """Any value, without a key."""
