@@ -121,7 +121,7 @@ with tracer.span("before"):
     pass
 store.flush()
 import os
-size = max(os.path.getsize(sys.argv[1] + suffix) for suffix in ("", "-wal"))
+size = os.path.getsize(sys.argv[1] + "-wal")
 resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 for number in range(1000):
     with tracer.span(f"during {number}"):

@@ -51,8 +51,8 @@ def client(path: Path) -> Iterator[Client]:
 def stored_trace(client: Client) -> Iterator[None]:
     """Inside, spans make their own rows, as their trace is in the file."""
     with client.tracer.span("outer") as outer:
-        with client.tracer.span("first") as first:
-            first.set_attributes({"note": "", "nested": {}, "text": "", "url": "", "customer": 1})
+        with client.tracer.span("first"):
+            pass
         client.flush()
         assert outer.scope.committed_no is not None
         yield

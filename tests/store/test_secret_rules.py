@@ -98,6 +98,7 @@ def test_what_a_key_hides() -> None:
         ("b'authorization': b'abc'", "b'authorization': b'[REDACTED:authorization]'"),
         ("password='cut o", "password='[REDACTED:password]"),
         (f"BEARER {'a' * 24}. BASIC {B64}", "BEARER [REDACTED:bearer] BASIC [REDACTED:basic]"),
+        (f"Basic {B64}.", "Basic [REDACTED:basic]."),
         ("Bearer%20abcdef12", "Bearer%20[REDACTED:bearer]"),
         ("-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAASC", "[REDACTED:private-key]"),
         ("-----BEGIN PRIVATE KEY-----\nanything\n-----END PRIVATE KEY----- b", "[REDACTED:private-key] b"),
@@ -241,7 +242,14 @@ PATTERNS = {name: value for name, value in vars(secret_rules).items() if isinsta
 PATTERNS |= {f"RESTS[{number}]": pattern for number, pattern in enumerate(secret_rules.RESTS)}
 PATTERNS |= {name: value for name, value in vars(redaction).items() if isinstance(value, re.Pattern)}
 # What nothing follows in its pattern takes a run of any length, once: it never has to give anything back.
-ENDLESS = {"_PARAMETER_VALUE", "_QUOTED_PARAMETER_VALUE", "_SCHEME_VALUE", "_KEY_BLOCK_LINE", "_PLACEHOLDER"}
+ENDLESS = {
+    "_PARAMETER_VALUE",
+    "_QUOTED_PARAMETER_VALUE",
+    "_BEARER_VALUE",
+    "_BASIC_VALUE",
+    "_KEY_BLOCK_LINE",
+    "_PLACEHOLDER",
+}
 ENDLESS |= {"_WORD", "_NO_LETTER"}  # and these see no more than the end of a key
 ENDLESS |= {name for name in PATTERNS if name.startswith("RESTS")}
 

@@ -571,7 +571,8 @@ class CurrentSpan(RecordingSpan):
                 except TypeError:  # has to be repaired
                     queue.append_span(self)
                     return
-                if len(encoded) > MAX_TEXT_CHARS or not screen.knows(attributes):
+                is_long = len(encoded) > MAX_TEXT_CHARS
+                if is_long or not (screen.knows(attributes) or screen.learn_keys(attributes)):
                     queue.append_span(self)
                     return
                 text = encoded.decode()

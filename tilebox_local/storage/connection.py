@@ -7,11 +7,10 @@ at the first one that returns a row.
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import random
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -58,7 +57,6 @@ READER_TIMEOUT_S = 10.0
 _WRITER_TIMEOUT_S = 60.0
 _MAX_LOG_BYTES = 64 * 1024 * 1024  # kept of the write-ahead log when it starts over
 _MAX_VALUE_BYTES = 16 * 1024 * 1024
-_log = logging.getLogger("tilebox.workflows.internal")
 # Jitter for waiting readers: SQLite's own handler sleeps up to 100 ms between tries and misses its turn.
 _jitter = random.Random()  # noqa: S311
 
@@ -67,19 +65,6 @@ if tuple(int(part) for part in apsw.sqlite_lib_version().split(".")) < _MIN_SQLI
         f"tilebox-local needs SQLite {'.'.join(map(str, _MIN_SQLITE))} or later; apsw brings "
         f"{apsw.sqlite_lib_version()}. Upgrade the package apsw."
     )
-
-
-def _report(code: int, message: str) -> None:
-    """What SQLite tells nobody else: that it found damage, or that a file in use was deleted."""
-    if code & 0xFF == apsw.SQLITE_CORRUPT or code == apsw.SQLITE_WARNING:
-        _log.error("SQLite: %s", message)
-    elif code == apsw.SQLITE_NOTICE_RECOVER_WAL:
-        _log.info("SQLite: %s", message)
-
-
-# For the whole process, so only if nobody has used SQLite through apsw yet.
-with suppress(apsw.MisuseError):
-    apsw.config(apsw.SQLITE_CONFIG_LOG, _report)
 
 _ERRORS: dict[type[apsw.Error], type[StoreError]] = {
     apsw.BusyError: StoreBusyError,

@@ -23,6 +23,7 @@ from tilebox_local.storage.secret_rules import (
     KeyKind,
     KeyRule,
     KeyRules,
+    Secret,
     find_secrets,
     replace_secrets,
 )
@@ -109,6 +110,17 @@ class _Screen:
         has_patterns = bool(policy.patterns)  # which may match anything
         self.is_suspicious = _yes if has_patterns else _JSON_PARTS.search
         self.is_suspicious_text = _yes if has_patterns else _TEXT_PARTS.search
+
+    def learn_keys(self, attributes: dict[str, Any]) -> bool:
+        """Whether all of the keys are harmless; those that are, `knows` knows from now on."""
+        rule_of = self.policy.keys.rule_of
+        is_harmless = True
+        for key in attributes.copy():  # which may change under our hands
+            if rule_of(key) is None:
+                _remember(self.harmless_keys, key)
+            else:
+                is_harmless = False
+        return is_harmless
 
     def learn_name(self, name: object) -> bool:
         """Whether the name of a span needs no redaction; if so, it is in `names` from now on."""
@@ -213,16 +225,30 @@ def _redact(text: str) -> tuple[str, int]:
         return text, 0
     count = 0
     try:
-        # Again, since a secret may only be told from its surroundings once its neighbour is gone.
+        # Again where a secret may only be told from its surroundings once its neighbour is gone.
         for _ in range(_MAX_PASSES):
             secrets = find_secrets(text, policy.keys, policy.patterns)
             if not secrets:
                 break
+            is_done = not any(_touches(text, secret) for secret in secrets)
             text = replace_secrets(text, secrets)
             count += len(secrets)
+            if is_done:
+                break
     except Exception:  # noqa: BLE001 -- a user's pattern; telemetry must not raise, and not leak either
         return MARKER.format("unreadable"), count + 1
     return text, count
+
+
+_WORD_CHAR = re.compile(r"[A-Za-z0-9._~+/%-]")
+_QUOTE = re.compile(r"[\"'\\]")
+
+
+def _touches(text: str, secret: Secret) -> bool:
+    """Whether what is beside a secret may be read in another way when it is gone."""
+    if secret.start and _WORD_CHAR.match(text, secret.start - 1):
+        return True
+    return bool(_WORD_CHAR.match(text, secret.end) or _QUOTE.search(text, secret.start, secret.end))
 
 
 def cut_position(text: str, limit: int) -> int:
@@ -279,12 +305,9 @@ class _Run:
         return self._count
 
     def attributes(self, attributes: dict[str, Any]) -> dict[str, Any]:
-        """The outermost object; its harmless keys are remembered."""
-        redacted = self._object(attributes)
-        for key in attributes:
-            if self._keys.rule_of(key) is None:
-                _remember(screen.harmless_keys, key)
-        return redacted
+        """The outermost object."""
+        screen.learn_keys(attributes)
+        return self._object(attributes)
 
     def value(self, value: Any) -> Any:
         """Any value, without a key."""

@@ -11,6 +11,7 @@ import base64
 import binascii
 import re
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ _HARMLESS_TOKENS = {
 }  # fmt: skip
 _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 _NO_LETTER = re.compile(r"[^A-Za-z]+")
+_KNOWN_KEYS = 2048
 _KEY_END_CHARS = 96  # the last words of a key decide
 _MARKED_PARAMETERS = {
     "x-amz-signature", "x-amz-credential", "x-amz-security-token", "x-goog-signature", "x-goog-credential", "signature",
@@ -100,17 +102,18 @@ class KeyRules:
         self._by_words = {rule.words: rule for rule in rules}
         self._by_squeezed = {"".join(rule.words): rule for rule in rules}
         self._longest = max(len(words) for words in {*self._by_words, *self._allowed})
+        # Keys repeat.
+        self.rule_of = lru_cache(_KNOWN_KEYS)(self._rule_of)
+        self.is_allowed = lru_cache(_KNOWN_KEYS)(self._is_allowed) if self._allowed else _never
 
-    def is_allowed(self, key: str) -> bool:
+    def _is_allowed(self, key: str) -> bool:
         """Whether the user said that this key holds no secret."""
-        if not self._allowed:
-            return False
         words = words_of(key)
         if any(words[-count:] in self._allowed for count in range(1, self._longest + 1)):
             return True
         return _squeezed(key) in self._allowed_squeezed
 
-    def rule_of(self, key: str) -> KeyRule | None:
+    def _rule_of(self, key: str) -> KeyRule | None:
         """The rule that makes this key secret."""
         words = words_of(key)
         while len(words) > 1 and (words[-1] in _TRAILING or words[-1].isdecimal()):
@@ -127,6 +130,10 @@ class KeyRules:
         if rule.words == ("token",) and len(words) > 1 and words[-2] in _HARMLESS_TOKENS:
             return None
         return rule
+
+
+def _never(_: str) -> bool:
+    return False
 
 
 def name_of(key: str) -> str:
@@ -211,7 +218,8 @@ PARAMETER = re.compile(r"(?:\?|&|;|%3[Ff]|%26)([A-Za-z][A-Za-z0-9_.-]{0,63})(=|%
 _PARAMETER_VALUE = re.compile(r"[A-Za-z0-9%+/=_.~:!*@$-]*")
 _QUOTED_PARAMETER_VALUE = re.compile(r"(?:[A-Za-z0-9+/=_.~:!*@$-]|%(?!26))*")
 SCHEME = re.compile(r"[Bb](?:(earer|EARER)|asic|ASIC)(?:\s|%20|\+|\\[nrt]){1,4}")
-_SCHEME_VALUE = re.compile(r"[A-Za-z0-9._~+/=-]*")
+_BEARER_VALUE = re.compile(r"[A-Za-z0-9._~+/=-]*")
+_BASIC_VALUE = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 _DIGIT = re.compile(r"[0-9]")
 _MIN_WORDLIKE_TOKEN = 24  # without a digit, less may be a word of English
 _MIN_BASIC_BYTES = 6
@@ -251,7 +259,7 @@ def _find_parameters(text: str, keys: KeyRules) -> Iterator[Secret]:
 def _find_schemes(text: str) -> Iterator[Secret]:
     position = 0
     while found := SCHEME.search(text, position):
-        value = _SCHEME_VALUE.match(text, found.end())
+        value = (_BEARER_VALUE if found[1] else _BASIC_VALUE).match(text, found.end())
         position = found.end() if value is None else value.end()
         content = text[found.end() : position]
         if found[1]:
@@ -308,7 +316,8 @@ def find_secrets(text: str, keys: KeyRules, extra: Iterable[tuple[str, re.Patter
         found += _find_user_info(text)
     if "=" in text or "%3" in text:
         found += _find_parameters(text, keys)
-    found += _find_schemes(text)
+    if any(word in text for word in ("earer", "asic", "EARER", "ASIC")):
+        found += _find_schemes(text)
     if '"' in text or "'" in text:
         found += _find_named_values(text, keys)
     for name, pattern in extra:
