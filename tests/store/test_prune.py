@@ -68,8 +68,11 @@ def client(path: Path) -> Iterator[Client]:
 
 
 def names(client: Client) -> list[str]:
-    """The jobs that can be found, oldest first."""
-    return [job.name for job in client.jobs().query()][::-1]
+    """The jobs that can be found, in the order of their rows: two of one millisecond may have their ids the other way."""
+    with client._store.read() as connection:
+        rows = connection.execute("SELECT job_id, name FROM jobs ORDER BY job_no").fetchall()
+    assert {str(job.id) for job in client.jobs().query()} == {job_id for job_id, _ in rows}
+    return [name for _, name in rows]
 
 
 def deleted(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
