@@ -68,7 +68,7 @@ def client(path: Path) -> Iterator[Client]:
 
 
 def names(client: Client) -> list[str]:
-    """The jobs that can be found, in the order of their rows: two of one millisecond may have their ids the other way."""
+    """The jobs that can be found, in the order of their rows: ids of one millisecond may be the other way round."""
     with client._store.read() as connection:
         rows = connection.execute("SELECT job_id, name FROM jobs ORDER BY job_no").fetchall()
     assert {str(job.id) for job in client.jobs().query()} == {job_id for job_id, _ in rows}
