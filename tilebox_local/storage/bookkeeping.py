@@ -106,7 +106,9 @@ class Bookkeeping:
         """Update this process's row if it is old, wrong about what was refused, or the last chance to."""
         refused = self._queue.dropped_count, batch.quarantined_count + batch.new_quarantined_count
         self._refusing = refused
-        if batch.writer_no is None or not (is_last or refused != self._refused or self.is_due(now)):
+        # A span that is shown as open is a sign of life that may be the last one.
+        is_wrong = refused != self._refused or batch.open_spans
+        if batch.writer_no is None or not (is_last or is_wrong or self.is_due(now)):
             return
         self._seeing_at = now
         dropped = refused[0] - self._refused[0]
