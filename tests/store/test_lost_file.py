@@ -270,3 +270,40 @@ def test_an_older_copy_is_noticed(path: Path) -> None:
     path.unlink()
     Client(path).close()
     assert incidents(path) == []
+
+
+def test_a_process_that_lost_the_log_leaves_the_new_one_alone(path: Path) -> None:
+    """What others commit after the log was deleted stays, also when the process that had it open ends."""
+    script = """
+import sys
+from tilebox_local import Client
+from tilebox_local.errors import StoreReplacedError
+client = Client(sys.argv[1])
+with client.tracer.span("mine"):
+    pass
+client.flush()
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    client.jobs().cancel("00000000-0000-0000-0000-000000000000")
+except StoreReplacedError:
+    print("lost", flush=True)
+sys.stdin.readline()
+"""
+    process = start(script, path)
+    assert read_line(process) == "ready"
+    path.with_name("store.db-wal").unlink()
+    path.with_name("store.db-shm").unlink()
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    assert read_line(process) == "lost"
+    other = """
+import sys
+from tilebox_local import Client
+with Client(sys.argv[1]) as client:
+    with client.tracer.span("theirs"):
+        pass
+"""
+    assert run(other, path).returncode == 0
+    process.communicate("end\n", timeout=60)
+    assert outside(path, "SELECT count(*) FROM spans WHERE name = 'theirs'") == [(1,)]

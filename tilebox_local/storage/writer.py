@@ -503,7 +503,7 @@ class Writer:
                 self._batch.commit()
             assert self._file is not None  # noqa: S101 -- who else has raised the error
             rescued = self._file.rescue(connection, error)
-        _leaked_connections.append(connection)
+        _leak(connection)
         self._connection = None
         with self._start_lock:
             self._closed = True
@@ -592,7 +592,7 @@ class Writer:
                     self._transaction([], clock.monotonic_ns(), is_last=True)
         except StoreReplacedError as error:  # nothing is lost with it that was not lost before
             _log.error("%s", error)
-            _leaked_connections.append(connection)
+            _leak(connection)
             return
         except apsw.Error as error:
             _log.error("The store %s could not be synced: %s", self._path, error)
@@ -608,6 +608,17 @@ class Writer:
 
 
 _leaked_connections: list[apsw.Connection | None] = []
+
+
+def _leak(connection: apsw.Connection | None) -> None:
+    """Never close a connection whose file or log has gone.
+
+    The end of the interpreter closes it nevertheless. If nobody else has the file open then, SQLite would copy the log
+    that is gone over what others have committed since, and delete theirs.
+    """
+    if connection is not None:
+        keep_log_at_close(connection, True)
+    _leaked_connections.append(connection)
 
 
 def _nothing(connection: apsw.Connection) -> None:
