@@ -37,7 +37,11 @@ def process_identity() -> ProcessIdentity:
 
 @functools.lru_cache(maxsize=1)  # keyed by pid: a forked child is somebody else
 def _identity_of(pid: int) -> ProcessIdentity:
-    return ProcessIdentity(platform.node(), pid, _process_start(pid) or "", clock.boot_id(), _pid_namespace())
+    try:
+        process_start = _process_start(pid) or ""
+    except OSError:
+        process_start = ""
+    return ProcessIdentity(platform.node(), pid, process_start, clock.boot_id(), _pid_namespace())
 
 
 def _pid_namespace() -> str:
@@ -48,11 +52,18 @@ def _pid_namespace() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """Start time of a process in kernel ticks; None if there is no such process, or only its exit status is left."""
+    """Start time of a process in kernel ticks; None if there is no such process, or only its exit status is left.
+
+    Raises OSError: this process cannot look, since it has no file descriptor left, say, or may not (hidepid).
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
+    except (FileNotFoundError, ProcessLookupError):
+        try:
+            os.kill(pid, 0)  # sends nothing
+        except ProcessLookupError:
+            return None
+        raise
     # The command name in parentheses may contain anything, so count fields from its end (proc(5)).
     fields = stat[stat.rindex(b")") + 2 :].split()
     return None if fields[0] in (b"Z", b"X") else fields[19].decode()
@@ -65,4 +76,7 @@ def is_dead(process: ProcessIdentity) -> bool | None:
         return True  # a store is used on one machine, which has been restarted since
     if not process.process_start or (process.boot_id, process.pid_namespace) != (here.boot_id, here.pid_namespace):
         return None
-    return _process_start(process.pid) != process.process_start
+    try:
+        return _process_start(process.pid) != process.process_start
+    except OSError:
+        return None

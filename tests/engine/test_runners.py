@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import selectors
 import signal
@@ -515,6 +516,17 @@ def test_exited_process_is_dead():
     child.wait()
     answers.append(is_dead(identity))
     assert answers == [False, True, True]
+
+
+def test_without_a_look_nobody_is_dead(monkeypatch):
+    """A process is not taken for dead because there is no file descriptor left to look at it with, or no permission."""
+    for error in (OSError(errno.EMFILE, "Too many open files"), PermissionError(), FileNotFoundError()):
+
+        def fail(self, error=error):
+            raise error
+
+        monkeypatch.setattr(Path, "read_bytes", fail)
+        assert is_dead(HERE) is None
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
