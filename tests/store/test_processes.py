@@ -403,6 +403,54 @@ store.close()
 
 
 @needs_fork
+def test_the_parent_reads_during_a_fork_that_its_child_will_not_survive(path: Path) -> None:
+    """That a child will be refused is no reason to refuse the parent, while the fork is under way."""
+    store = open_store(path)
+    reading, done = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with store.read():
+            reading.set()
+            done.wait(20)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    reading.wait()
+    store.before_fork()
+    try:
+        with store.read() as connection:
+            assert connection.execute("SELECT count(*) FROM span_records").get == 0
+    finally:
+        store.after_fork_in_parent()
+        done.set()
+        reader.join()
+        store.close()
+
+
+@needs_fork
+def test_a_refused_child_stays_refused_after_its_own_fork(path: Path) -> None:
+    """A fork in a child that may not use the store does not make it usable, there or in the grandchild."""
+    script = """
+def grandchild():
+    refused()
+def refused():
+    try:
+        with store.read():
+            print("reads", flush=True)
+    except StoreError:
+        print("refused", flush=True)
+def child():
+    fork(grandchild)
+    refused()
+with store.read():
+    fork(child)
+store.close()
+"""
+    result = run(FORK + "from tilebox_local.errors import StoreError\n" + script, path, warnings="ignore")
+    assert result.stdout.splitlines() == ["refused", "refused"]
+
+
+@needs_fork
 def test_a_fork_waits_for_readers(path: Path) -> None:
     """A fork waits for a thread that reads, which ends before long; the child can use the store."""
     script = """

@@ -110,7 +110,8 @@ class Store:
         self.path = path
         self.is_read_only = read_only
         self._users = 1
-        self._released = True  # whether this process let go of the file before the last fork
+        self._released = True  # whether the file may be used here: every fork that led to this process let go of it
+        self._has_let_go = True  # for the fork under way, if there is something to let go of
         self._resources: dict[str | None, Reference] = {}
         self.running_here: set[int] = set()  # rows of the runners of this process that are at work
         self._opener = opener = Opener(path, full_sync=full_sync)
@@ -294,13 +295,14 @@ class Store:
 
     def before_fork(self) -> None:
         """Let go of the file: SQLite must not be carried across a fork."""
+        self._has_let_go = False
         self._checkpointer.before_fork()
         is_released = self.writer.before_fork()
-        self._released = self._readers.before_fork() and is_released
+        self._has_let_go = self._readers.before_fork() and is_released
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
-        self._released = True
+        self._has_let_go = True
         self._readers.after_fork_in_parent()
         self.writer.after_fork_in_parent()
         self._checkpointer.after_fork_in_parent()
@@ -311,6 +313,7 @@ class Store:
         If the parent could not let go of the file, SQLite believes in this process, too, that it holds locks, which
         it does not: what it wrote might be lost. So the store cannot be used here.
         """
+        self._released = self._released and self._has_let_go
         self._lock.after_fork_in_child()
         self.running_here = set()
         self._readers.after_fork_in_child(self._fork_error())
