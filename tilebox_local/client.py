@@ -89,7 +89,11 @@ class Client:
         if read_only and str(os.fspath(chosen)) == MEMORY:
             raise ArgumentError("read_only needs a file; a store in memory is new, and empty.")
         self._store = open_store(chosen, full_sync=durability == "full", read_only=read_only)
-        tidy_up(self._store)
+        try:
+            tidy_up(self._store)
+        except BaseException:  # Ctrl-C, say: nobody could close it
+            self._store.close()
+            raise
         self._resource = self._store.resource(name)
         self._tracer = WorkflowTracer(self._store.writer.queue, self._resource)
         self._is_closed = False

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -217,3 +218,19 @@ def test_a_doctor_for_a_store_in_memory():
         subjects = [finding.subject for finding in client.doctor().findings if finding.subject != "sqlite3"]
         assert subjects == ["versions", "structure", "commits", "telemetry"]
         assert os.fspath(client.doctor().path) == ":memory:"
+
+
+def test_a_damaged_index_of_the_flight_recorder_keeps_nobody_out(path, caplog):
+    """A page that is needed only to look for dead processes is no reason not to open the store; the log names it."""
+    with Client(path) as client:
+        with client.tracer.span("kept"):
+            pass
+        client.flush()
+        with client._store.read() as connection:
+            page = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'span_records_open'").get
+    with Path(path).open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    with Client(path) as client, client._store.read() as connection:
+        assert connection.execute("SELECT name FROM spans").fetchall() == [("kept",)]
+    assert "stays for now" in caplog.text

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from batches import examine, kinds, sizes
 
+from tilebox_local import Client
 from tilebox_local.storage.store import open_store
 
 if TYPE_CHECKING:
@@ -114,6 +115,17 @@ def test_a_store_is_opened_on_a_full_disk(small_disk: Path) -> None:
     assert (after[:36], after[78:]) == (note[:36], b"\n\0")  # the note of the last commit is in its place
     assert after[37:57] > note[37:57]
     assert examine(small_disk / "store.db", {"w": acks(told), "cold": [0]}) == []
+
+
+def test_a_store_of_a_killed_process_is_opened_on_a_full_disk(small_disk: Path) -> None:
+    """That there is no room to record the crash does not keep anybody from reading; it is recorded later."""
+    told = suffer(small_disk, "die")
+    fill(small_disk / "filler")
+    opened, full, _ = suffer(small_disk, "start")
+    assert opened == {"opened": None}
+    assert (full["read"], full["flush"]) == (10 * len(acks(told)), "StoreFullError")
+    with Client(small_disk / "store.db") as client:
+        assert [incident.kind for incident in client.doctor().incidents] == ["crash"]
 
 
 def test_without_the_reserve_it_cannot_be_opened(small_disk: Path) -> None:

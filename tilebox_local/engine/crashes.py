@@ -6,12 +6,14 @@ at once. Where processes cannot be compared, only the lease of a runner tells.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from tilebox_local import clock
 from tilebox_local.catalog import run, value
 from tilebox_local.engine.runners import OpenSpan, end_open_spans, open_spans_of_task
 from tilebox_local.engine.tasks import lose_task
+from tilebox_local.errors import StoreCorruptError, StoreFullError
 from tilebox_local.process import ProcessIdentity, is_dead, process_identity
 from tilebox_local.storage.bookkeeping import write_incident
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from tilebox_local.storage.store import Store
 
 __all__ = ["Remains", "bury", "find_remains", "tidy_up"]
+
+_log = logging.getLogger("tilebox.workflows.internal")
 
 
 class LostTask(NamedTuple):
@@ -65,10 +69,18 @@ def find_remains(connection: apsw.Connection, *, own_runners: Collection[int], b
 def tidy_up(store: Store) -> None:
     """Bury what dead processes have left behind in `store`, if there is anything: one read mostly.
 
-    Nothing happens to a store that is open for reading only.
+    Nothing happens to a store that is open for reading only. A full disk or a damaged page is no reason not to look at
+    the rest: the log says so, and the next one tries again.
     """
     if store.is_read_only:
         return
+    try:
+        _tidy_up(store)
+    except (StoreFullError, StoreCorruptError) as error:
+        _log.error("What dead processes have left behind stays for now: %s", error)
+
+
+def _tidy_up(store: Store) -> None:
     with store.read() as connection:
         remains = find_remains(connection, own_runners=store.running_here, boot_ns=clock.boot_ns())
     if not remains:
