@@ -402,6 +402,30 @@ store.close()
     assert outside(path, query) == [("after", 10), ("before", 10)]
 
 
+def test_who_waits_for_the_lock_keeps_its_descriptor(path: Path) -> None:
+    """A lock that is closed while a thread waits for it does not release the lock of a file with the same number."""
+    ours, others = lockfile.LockFile(f"{path}.lock"), lockfile.LockFile(f"{path}.lock")
+
+    def wait() -> None:
+        with ours.held():
+            pass
+
+    third, again = lockfile.LockFile(f"{path}.third"), lockfile.LockFile(f"{path}.third")
+    with others.held():
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        until(lambda: ours.wait_count)
+        ours.close()
+        with third.held():
+            pass  # has a descriptor now
+        guarded = third.held()
+        guarded.__enter__()
+    waiter.join()
+    with again.held_if_free() as is_free:
+        assert not is_free
+    guarded.__exit__(None, None, None)
+
+
 @needs_fork
 def test_the_parent_reads_during_a_fork_that_its_child_will_not_survive(path: Path) -> None:
     """That a child will be refused is no reason to refuse the parent, while the fork is under way."""

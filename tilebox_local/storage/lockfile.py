@@ -162,10 +162,17 @@ class LockFile:
                 Path(self._path).unlink()
 
     def close(self) -> None:
-        """Close the descriptor; the file stays, since another process may wait on it."""
+        """Close the descriptor; the file stays, since another process may wait on it.
+
+        A thread that waits for the lock, or holds it, keeps the descriptor: its number would be given to another file,
+        whose lock that thread would release in the end.
+        """
+        if not self._lock.acquire(blocking=False):
+            return
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
+        self._lock.release()
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's lock: a flock belongs to the open file, which parent and child share."""
