@@ -25,7 +25,7 @@ from store_support import (
 )
 
 from tilebox_local import Client
-from tilebox_local.errors import ArgumentError, StoreError
+from tilebox_local.errors import ArgumentError, FlushTimeoutError, StoreError
 from tilebox_local.observability.span import RecordingSpan
 from tilebox_local.observability.tracing import WorkflowTracer
 from tilebox_local.storage import queue as queue_module
@@ -61,6 +61,16 @@ def test_flush_of_nothing_writes_nothing(store: Store) -> None:
     store.flush()
     store.flush(0)
     assert store.stats().transaction_count == 0
+
+
+@pytest.mark.parametrize("timeout_s", [0, -0.5, -1])
+def test_flush_with_nothing_left_of_a_deadline(store: Store, tracer: WorkflowTracer, timeout_s: float) -> None:
+    """It asks, and does not wait, least of all for ever."""
+    with store._lock.held():
+        make_spans(tracer, 1)
+        with pytest.raises(FlushTimeoutError):
+            store.flush(timeout_s)
+    store.flush()
 
 
 def test_flush_waits_for_records_that_the_writer_has_just_taken(

@@ -170,6 +170,8 @@ class Writer:
 
     def _wait_for(self, command: _Command, timeout_s: float | None = None) -> bool:
         """Wait until a command is done; whether it is. Says why, after a while."""
+        if timeout_s is not None:
+            timeout_s = max(0.0, timeout_s)  # less than nothing is left of somebody's deadline; -1 would wait for ever
         patience_s = _PATIENCE_S if timeout_s is None else min(_PATIENCE_S, timeout_s)
         if command.done.acquire(timeout=patience_s):
             return True
