@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from tilebox_local.cache import NoCache
@@ -11,7 +12,7 @@ from tilebox_local.clusters.client import ClusterClient, to_cluster_slug
 from tilebox_local.data import RunnerContext
 from tilebox_local.engine.clusters import cluster_no
 from tilebox_local.engine.crashes import tidy_up
-from tilebox_local.errors import ArgumentError, StoreClosedError
+from tilebox_local.errors import ArgumentError, FlushTimeoutError, StoreClosedError, StoreError
 from tilebox_local.jobs.client import JobClient
 from tilebox_local.observability._logging import StructuredLogger, task_logger
 from tilebox_local.observability.logging import initialize_logging
@@ -92,7 +93,8 @@ class Client:
         try:
             tidy_up(self._store)
         except BaseException:  # Ctrl-C, say: nobody could close it
-            self._store.close()
+            with suppress(StoreError, FlushTimeoutError):
+                self._store.close()
             raise
         self._resource = self._store.resource(name)
         self._tracer = WorkflowTracer(self._store.writer.queue, self._resource)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import apsw
 
 from tilebox_local import clock
-from tilebox_local.storage.connection import impatient
+from tilebox_local.storage.connection import close_quietly, impatient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,13 +185,13 @@ class Checkpointer:
         except apsw.BusyError:  # a reader, or the checkpoint of somebody else
             return False
         finally:
-            connection.close()
+            close_quietly(connection)
         return log_pages == 0
 
     def _close_connection(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.close()
+            close_quietly(connection)
 
     def before_fork(self) -> None:
         """Finish the checkpoint under way and let go of the file, until `after_fork_in_parent`."""

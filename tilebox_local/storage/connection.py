@@ -10,7 +10,7 @@ import itertools
 import os
 import random
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "READER_TIMEOUT_S",
     "LentConnection",
+    "close_quietly",
     "copy_database",
     "enable_wal",
     "immediate",
@@ -203,7 +204,7 @@ def open_writer(filename: str, *, full_sync: bool) -> apsw.Connection:
         set_synchronous(connection, full=full_sync)
         connection.pragma("journal_size_limit", _MAX_LOG_BYTES)
     except BaseException:
-        connection.close()
+        close_quietly(connection)
         raise
     return connection
 
@@ -217,6 +218,15 @@ def set_synchronous(connection: apsw.Connection, *, full: bool) -> None:
 def is_full_sync(connection: apsw.Connection) -> bool:
     """Whether the connection waits for the disk at each commit."""
     return bool(connection.pragma("synchronous") == 2)
+
+
+def close_quietly(connection: apsw.Connection) -> None:
+    """Close a connection on which nothing is open. All that was committed is in the file or in its log already.
+
+    A checkpoint that fails meanwhile is no error for SQLite; a VFS that is written in Python raises it nevertheless.
+    """
+    with suppress(apsw.Error):
+        connection.close()
 
 
 def keep_log_at_close(connection: apsw.Connection, keep: bool) -> None:
@@ -240,7 +250,7 @@ def copy_database(source: apsw.Connection, target: str) -> None:
                     backup.step(1000)
         finally:
             source.execute("ROLLBACK")
-            copy.close()
+            close_quietly(copy)
         os.replace(unfinished, target)  # noqa: PTH105
     except BaseException:
         Path(unfinished).unlink(missing_ok=True)
@@ -263,7 +273,7 @@ def open_checkpointer(filename: str, *, timeout_s: float = 1.0) -> apsw.Connecti
         _configure(connection, timeout_s)
         set_synchronous(connection, full=False)
     except BaseException:
-        connection.close()
+        close_quietly(connection)
         raise
     return connection
 
@@ -275,7 +285,7 @@ def open_reader(filename: str, *, timeout_s: float = READER_TIMEOUT_S) -> apsw.C
         _configure(connection, timeout_s)
         _set_pragma(connection, "query_only", 1, 1)
     except BaseException:
-        connection.close()
+        close_quietly(connection)
         raise
     return connection
 
@@ -338,7 +348,7 @@ def open_lent(filename: str) -> LentConnection:
         _set_pragma(connection, "query_only", 1, 1)
         connection.cursor_factory = _LentCursor
     except BaseException:
-        connection.close()
+        close_quietly(connection)
         raise
     return connection
 
@@ -352,6 +362,6 @@ def open_copy(filename: str) -> apsw.Connection:
         _set_pragma(connection, "locking_mode", "exclusive", "exclusive")
         connection.pragma("journal_mode", "off")
     except BaseException:
-        connection.close()
+        close_quietly(connection)
         raise
     return connection

@@ -17,6 +17,7 @@ from tilebox_local.catalog import run, value
 from tilebox_local.errors import NotATileboxStoreError, StoreError, StoreOpenError
 from tilebox_local.storage.bookkeeping import write_incident
 from tilebox_local.storage.connection import (
+    close_quietly,
     immediate,
     is_out_of_room,
     keep_log_at_close,
@@ -109,7 +110,7 @@ class Opener:
                         if self.file is not None:
                             self.file.attach_to_read()
                     finally:
-                        connection.close()
+                        close_quietly(connection)
             except BaseException:
                 self.stop_guarding()
                 raise
@@ -143,7 +144,7 @@ class Opener:
             if self.file is not None:
                 self.file.attach(connection)
         except BaseException:
-            connection.close()
+            close_quietly(connection)
             raise
         return connection
 
@@ -178,7 +179,7 @@ class Opener:
                 self.file.attach(connection)
                 self._look_for_lost_tail(connection, self.file)
         except BaseException:
-            connection.close()
+            close_quietly(connection)
             raise
         return connection
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from tilebox_local.storage.connection import keep_log_at_close
+from tilebox_local.storage.connection import close_quietly, keep_log_at_close
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,7 +66,7 @@ class ReaderPool:
                 return  # a child was forked inside of the block: the connection is the parent's
             self._borrowed.remove(loan)
             if self._is_closed:
-                loan[1].close()
+                close_quietly(loan[1])
             else:
                 self._idle.append(loan[1])
             self._changed.notify_all()
@@ -97,7 +97,7 @@ class ReaderPool:
 
     def _close_idle(self) -> None:
         while self._idle:
-            self._idle.pop().close()
+            close_quietly(self._idle.pop())
 
     def before_fork(self) -> bool:
         """Let nobody begin to read until after the fork, and close the connections; False if one is still in use.

@@ -23,6 +23,7 @@ from tilebox_local.errors import (
 from tilebox_local.resource import process_resource, resource_key
 from tilebox_local.storage.checkpointer import Checkpointer
 from tilebox_local.storage.connection import (
+    close_quietly,
     open_checkpointer,
     open_lent,
     open_reader,
@@ -288,7 +289,7 @@ class Store:
         finally:
             self._readers.close()
             if self._anchor is not None:
-                self._anchor.close()
+                close_quietly(self._anchor)
                 self._anchor = None
             self._lock.close()
             self._opener.stop_guarding()

@@ -24,7 +24,13 @@ from tilebox_local.catalog import run, value
 from tilebox_local.errors import ArgumentError, FlushTimeoutError, StoreClosedError, StoreError, StoreReplacedError
 from tilebox_local.storage.batch import STORE_ERRORS, Batch
 from tilebox_local.storage.bookkeeping import Bookkeeping, WriterStats
-from tilebox_local.storage.connection import is_full_sync, keep_log_at_close, set_synchronous, translate_error
+from tilebox_local.storage.connection import (
+    close_quietly,
+    is_full_sync,
+    keep_log_at_close,
+    set_synchronous,
+    translate_error,
+)
 from tilebox_local.storage.queue import BATCH_LIMIT, TelemetryQueue, take
 from tilebox_local.storage.schema import check_version
 
@@ -280,7 +286,7 @@ class Writer:
             if self._file is not None:
                 self._file.detach()
             keep_log_at_close(connection, True)  # others may not have it open, but we will again
-            connection.close()
+            close_quietly(connection)
 
     def after_fork_in_child(self, refusal: StoreError | None = None) -> None:
         """Start afresh: the queue, the thread and the connection belong to the parent.
@@ -600,7 +606,7 @@ class Writer:
             _log.error("The store %s could not be synced: %s", self._path, error)
         finally:
             self._connection = None
-        connection.close()
+        close_quietly(connection)
 
     def _require_connection(self) -> apsw.Connection:
         if self._connection is None:
