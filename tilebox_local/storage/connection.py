@@ -42,6 +42,7 @@ __all__ = [
     "is_full_sync",
     "is_out_of_room",
     "keep_log_at_close",
+    "open_alone",
     "open_checkpointer",
     "open_copy",
     "open_lent",
@@ -351,6 +352,11 @@ def open_lent(filename: str) -> LentConnection:
         close_quietly(connection)
         raise
     return connection
+
+
+def open_alone(filename: str) -> apsw.Connection:
+    """A connection that sees the database file without its write-ahead log, takes no locks and leaves nothing."""
+    return apsw.Connection(f"{filename}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
 
 
 def open_copy(filename: str) -> apsw.Connection:

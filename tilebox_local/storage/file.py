@@ -121,11 +121,24 @@ class StoreFile:
         with contextlib.suppress(OSError):  # no file system without room keeps a commit from counting
             self._lock.write_note(b"%s %020d %020d\n" % (self._store_id, commit_no, clock.wall_ns()))
 
+    def note_store(self, connection: apsw.Connection) -> None:
+        """Note which store is here, unless that is known, before it has a log of its own. Inside of the lock."""
+        if self.noted_store_id() != self._store_id.decode():
+            self.note_commit(value(connection, "commit_no") or 0)
+            # A power cut must not leave the note of a store that was here before beside the log of this one.
+            with contextlib.suppress(OSError):
+                self._lock.sync_note()
+
+    def noted_store_id(self) -> str | None:
+        """The store that was last written to at this path; None if nobody knows."""
+        fields = self._lock.read_note().partition(b"\n")[0].split()
+        return fields[0].decode(errors="replace") if len(fields) == 3 else None
+
     def missing_commits(self, connection: apsw.Connection) -> MissingCommits | None:
         """What was noted and is not there any more; None if nothing is missing. Inside of the lock."""
         try:
             store_id, noted, last_ns = self._lock.read_note().partition(b"\n")[0].split()
-            missing = int(noted) - int(value(connection, "commit_no"))
+            missing = int(noted) - int(value(connection, "commit_no") or 0)
             if store_id == self._store_id and missing > 0:
                 return MissingCommits(missing, int(last_ns))
         except ValueError:  # nothing is noted

@@ -55,14 +55,29 @@ class LockFile:
         return self._fd
 
     def read_note(self) -> bytes:
-        """What `write_note` wrote last, also in another process; b"" if nothing. Inside of the lock."""
-        fd = self._descriptor()
-        return b"" if fd is None else os.pread(fd, _NOTE_BYTES, 0)
+        """What `write_note` wrote last, also in another process; b"" if nothing."""
+        if self._path is None:
+            return b""
+        if self._fd is not None:
+            return os.pread(self._fd, _NOTE_BYTES, 0)
+        try:
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0))
+        except OSError:
+            return b""
+        try:
+            return os.read(fd, _NOTE_BYTES)
+        finally:
+            os.close(fd)
 
     def write_note(self, note: bytes) -> None:
         """Keep a note of always the same length, at most 128 bytes, in the file. Inside of the lock."""
         if self._fd is not None:
             os.pwrite(self._fd, note, 0)
+
+    def sync_note(self) -> None:
+        """Wait until the note is on the disk."""
+        if self._fd is not None:
+            os.fsync(self._fd)
 
     @contextlib.contextmanager
     def held(self, *, is_urgent: bool = False, on_slow: Callable[[], object] | None = None) -> Iterator[None]:

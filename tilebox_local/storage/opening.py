@@ -28,6 +28,7 @@ from tilebox_local.storage.connection import (
 from tilebox_local.storage.file import StoreFile
 from tilebox_local.storage.filesystem import check_folder, check_local
 from tilebox_local.storage.guard import Guarded, guard
+from tilebox_local.storage.leftover import Leftover
 from tilebox_local.storage.lockfile import LockFile
 from tilebox_local.storage.locks import find_lock_holders, process_name
 from tilebox_local.storage.schema import check_schema, ensure_schema
@@ -73,11 +74,11 @@ class Opener:
             if self.path is not None:
                 _check_path(self.path)
             with self.lock.held(on_slow=self.name_lockers), translate_errors(self.label):
-                log_bytes = 0 if self.path is None else _prepare_file(self.path)
+                leftover = None if self.path is None else self._prepare_file(self.path)
                 if self.path is not None:
                     self._guarded = guard(self.path)
                 try:
-                    return self._with_reserve(lambda: self._connect_checked(has_log=log_bytes > 0))
+                    return self._with_reserve(lambda: self._connect_checked(leftover))
                 except BaseException:
                     self.stop_guarding()
                     raise
@@ -104,9 +105,13 @@ class Opener:
             self._guarded = guard(self.path)
             try:
                 with translate_errors(self.label):
+                    leftover = self._find_leftover(self.path)
                     connection = open_reader(self.filename)
                     try:
+                        keep_log_at_close(connection, leftover is not None)
                         check_schema(connection, self.label)
+                        if leftover is not None:
+                            leftover.refuse_stale(connection)
                         if self.file is not None:
                             self.file.attach_to_read()
                     finally:
@@ -169,19 +174,49 @@ class Opener:
         names = ", ".join(process_name(pid) for pid in readers)
         return names and f"{names} {'is' if len(readers) == 1 else 'are'}"
 
-    def _connect_checked(self, *, has_log: bool) -> apsw.Connection:
+    def _connect_checked(self, leftover: Leftover | None) -> apsw.Connection:
         connection = open_writer(self.filename, full_sync=self.full_sync)
         try:
-            keep_log_at_close(connection, has_log)
+            keep_log_at_close(connection, leftover is not None)
             ensure_schema(connection, self.label)
+            if leftover is not None:
+                leftover.refuse_stale(connection)
             keep_log_at_close(connection, False)
             if self.file is not None:
                 self.file.attach(connection)
                 self._look_for_lost_tail(connection, self.file)
+                self.file.note_store(connection)
         except BaseException:
             close_quietly(connection)
             raise
         return connection
+
+    def _prepare_file(self, path: Path) -> Leftover | None:
+        """Create the file if there is none; its log, if it has one. The caller holds the lock file."""
+        if _log_bytes(path) and not (path.exists() and path.stat().st_size):
+            # SQLite would delete it, and with it what it holds of the store that was here.
+            raise StoreOpenError(
+                f"{path}-wal is there, but the store that it belongs to is not.",
+                hint=f"Put the store back to {path}, or move the -wal file away.",
+            )
+        if not path.exists():
+            path.touch(mode=0o600)
+        elif path.stat().st_nlink > 1:
+            # Each name has a write-ahead log of its own: whoever uses the other name does not see ours.
+            raise StoreOpenError(
+                f"{path} has {path.stat().st_nlink} names (hard links); its write-ahead log belongs to one of them.",
+                hint="Delete the other names, or copy the file and open the copy.",
+            )
+        return self._find_leftover(path)
+
+    def _find_leftover(self, path: Path) -> Leftover | None:
+        """The log beside the file, if there is one. Raises StoreOpenError: it belongs to another file."""
+        if not _log_bytes(path):
+            return None
+        leftover = Leftover(path)
+        assert self.file is not None  # noqa: S101 -- there is a path
+        leftover.refuse_strange(self.file.noted_store_id())
+        return leftover
 
     def _look_for_lost_tail(self, connection: apsw.Connection, file: StoreFile) -> None:
         missing = file.missing_commits(connection)
@@ -213,22 +248,8 @@ def _check_path(path: Path) -> None:
         )
 
 
-def _prepare_file(path: Path) -> int:
-    """Create the file if there is none; the size of its write-ahead log. The caller holds the lock file."""
-    log = path.with_name(f"{path.name}-wal")
-    log_bytes = log.stat().st_size if log.exists() else 0
-    if log_bytes and not (path.exists() and path.stat().st_size):
-        # SQLite would delete it, and with it what it holds of the store that was here.
-        raise StoreOpenError(
-            f"{log} is there, but the store that it belongs to is not.",
-            hint=f"Put the store back to {path}, or move the -wal file away.",
-        )
-    if not path.exists():
-        path.touch(mode=0o600)
-    elif path.stat().st_nlink > 1:
-        # Each name has a write-ahead log of its own: whoever uses the other name does not see ours.
-        raise StoreOpenError(
-            f"{path} has {path.stat().st_nlink} names (hard links); its write-ahead log belongs to one of them.",
-            hint="Delete the other names, or copy the file and open the copy.",
-        )
-    return log_bytes
+def _log_bytes(path: Path) -> int:
+    try:
+        return path.with_name(f"{path.name}-wal").stat().st_size
+    except FileNotFoundError:
+        return 0
