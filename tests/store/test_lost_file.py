@@ -10,7 +10,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from store_support import add_scope, added_scopes, make_spans, outside, read_line, run, start
+from store_support import add_scope, added_scopes, change_closed_file, make_spans, outside, read_line, run, start
 
 from tilebox_local import Client
 from tilebox_local.errors import StoreReplacedError
@@ -51,6 +51,12 @@ def rescued(path: Path) -> Path:
     """The only rescued file."""
     (file,) = [file for file in path.parent.glob("store.db.rescued-*") if file.suffix[-4:] not in ("-wal", "-shm")]
     return file
+
+
+def store_id(store: Store) -> str:
+    """What the store calls itself."""
+    with store.read() as connection:
+        return str(connection.execute("SELECT value FROM store_records WHERE key = 'store_id'").get)
 
 
 @pytest.fixture
@@ -114,6 +120,29 @@ def test_telemetry_after_the_file_is_gone(lost: Store, path: Path, caplog: pytes
     assert outside(rescued(path), "SELECT count(*) FROM spans WHERE name = 'queued 0'") == [(1,)]
 
 
+def test_each_process_rescues_what_it_sees(lost: Store, path: Path) -> None:
+    """A rescued file that is there already is not overwritten."""
+    taken = path.with_name(f"store.db.rescued-{store_id(lost)[:8]}")
+    taken.write_bytes(b"of another process")
+    rename(path)
+    with pytest.raises(StoreReplacedError, match=rf"What it held is in {taken}-2\."):
+        lost.transact(add_scope("late"))
+    assert taken.read_bytes() == b"of another process"
+    assert outside(taken.with_name(f"{taken.name}-2"), "SELECT count(*) FROM spans") == [(3,)]
+
+
+def test_a_store_that_lost_its_count_of_commits(path: Path) -> None:
+    """Without its row of commit_records a store opens, says that commits are missing, and counts from there."""
+    with Client(path) as client:
+        client._store.transact(add_scope("old"))
+    change_closed_file(path, "DELETE FROM commit_records")
+    with Client(path) as client:
+        client._store.transact(add_scope("new"))
+        assert added_scopes(client._store) == ["old", "new"]
+    ((kind, _),) = incidents(path)
+    assert kind == "tail lost"
+
+
 def test_a_reader_notices(lost: Store, path: Path) -> None:
     """Reading from a deleted file raises, too, instead of showing what nobody else sees."""
     delete(path)
@@ -153,7 +182,7 @@ def test_closing_a_deleted_store_rescues_nothing(path: Path, caplog: pytest.LogC
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_file_that_is_replaced_during_a_fork(path: Path) -> None:
-    """After a fork the file is opened again, and must be the same one: neither parent nor child writes to another."""
+    """After a fork it must be the same file: nobody writes to another one, and what cannot be stored is counted."""
     script = """
 import os, pathlib, shutil, sys
 from tilebox_local import Client
@@ -167,6 +196,8 @@ def replace():
     pathlib.Path(sys.argv[1]).touch()
 os.register_at_fork(before=replace)  # runs before ours: the last one registered goes first
 def tries():
+    with client.tracer.span("late"):
+        pass
     try:
         client._store.transact(lambda connection: None)
     except StoreReplacedError:
@@ -175,9 +206,10 @@ def tries():
 pid = os.fork()
 if pid == 0:
     os._exit(tries())
-print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), tries(), os.stat(sys.argv[1]).st_size)
+child = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+print(child, tries(), os.stat(sys.argv[1]).st_size, client._store.stats().dropped_count)
 """
-    assert run(script, path, warnings="ignore").stdout == "7 7 0\n"
+    assert run(script, path, warnings="ignore").stdout == "7 7 0 1\n"
 
 
 # -- the end of the log -----------------------------------------------------------------------------------------

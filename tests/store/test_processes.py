@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +22,8 @@ from store_support import (
     until,
 )
 
+from tilebox_local.errors import StoreBusyError
+from tilebox_local.storage import connection as connection_module
 from tilebox_local.storage import lockfile
 from tilebox_local.storage import writer as writer_module
 from tilebox_local.storage.store import open_store
@@ -153,6 +157,60 @@ sys.stdin.read()
         assert caplog.messages == [f"{path} is locked by process {other.pid} (python); waiting for it."]
         other.communicate("")
         thread.join()
+
+
+def test_a_program_that_keeps_everybody_out_is_named(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who opens a store that another program has for itself is told for whom it waits, and in the end who it was."""
+    monkeypatch.setattr(connection_module, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(connection_module, "_WRITER_TIMEOUT_S", 0.3)
+    open_store(path).close()
+    script = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA locking_mode=exclusive").fetchall()
+connection.execute("BEGIN IMMEDIATE")
+connection.execute("COMMIT")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+    with start(script, path) as other:
+        assert read_line(other) == "locked"
+        with pytest.raises(StoreBusyError, match=rf"locked by process {other.pid} \(python\), and stays so") as caught:
+            open_store(path)
+        assert "locking_mode=exclusive" in str(caught.value.hint)
+        other.communicate("")
+    assert caplog.messages == [f"{path} is locked by process {other.pid} (python); waiting for it."]
+    open_store(path).close()
+
+
+def test_one_file_under_two_mount_points_is_one_store(path: Path, tmp_path: Path) -> None:
+    """Two clients of one process share the store of a file, by whatever path they come to it."""
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    script = """
+import pathlib, sys
+from tilebox_local import Client
+first, second = Client(sys.argv[1]), Client(pathlib.Path(sys.argv[2]) / "store.db")
+assert first._store is second._store
+first.close()
+with second.tracer.span("made by the second"):
+    pass
+second.close()
+assert not pathlib.Path(sys.argv[1] + "-wal").exists()
+"""
+    bind = 'mount --bind "$1" "$2" || exit 77; shift 2; exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", bind, "sh", str(path.parent), str(mount)]
+    command += [sys.executable, "-c", script, str(path), str(mount)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except FileNotFoundError:
+        pytest.skip("needs unshare, of Linux")
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("needs the right to mount")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert outside(path, "SELECT name FROM spans") == [("made by the second",)]
 
 
 FORK = """

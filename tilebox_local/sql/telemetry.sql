@@ -61,7 +61,8 @@ UPDATE writer_records
 -- name: count_commit
 -- In every transaction; also what a commit with synchronous=FULL carries when nothing else is to be written. RETURNING
 -- would take ten times as long.
-UPDATE commit_records SET commit_no = commit_no + 1 WHERE commit_key = 1
+INSERT INTO commit_records (commit_key, commit_no) VALUES (1, 1)
+    ON CONFLICT (commit_key) DO UPDATE SET commit_no = commit_no + 1
 
 -- name: commit_no
 SELECT commit_no FROM commit_records WHERE commit_key = 1

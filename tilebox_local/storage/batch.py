@@ -115,6 +115,12 @@ class Batch:
             numbered.publish()
         self._numbered.clear()
 
+    def drop(self) -> int:
+        """Nobody will store the records: forget them; their number."""
+        count = len(self)
+        self.span_rows, self.spans, self.logs, self.open_spans = [], [], [], []
+        return count
+
     def savepoint(self) -> int:
         """Where `rollback_to` may return to."""
         return len(self._numbered)

@@ -28,7 +28,7 @@ from tilebox_local.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
 _MIN_SQLITE = (3, 51, 3)
 READER_TIMEOUT_S = 10.0
 _WRITER_TIMEOUT_S = 60.0
+_PATIENCE_S = 5.0
 _MAX_LOG_BYTES = 64 * 1024 * 1024  # kept of the write-ahead log when it starts over
 _MAX_VALUE_BYTES = 16 * 1024 * 1024
 # Jitter for waiting readers: SQLite's own handler sleeps up to 100 ms between tries and misses its turn.
@@ -143,20 +144,27 @@ def _set_pragma(connection: apsw.Connection, name: str, value: str | int, expect
 
 
 class _BusyHandler:
-    """Retry with short random sleeps until the timeout; SQLite calls it with the number of tries so far."""
+    """Retry with short random sleeps until the timeout; SQLite calls it with the number of tries so far.
 
-    __slots__ = ("_deadline", "_timeout_s")
+    `on_slow` is called once, when a lock has been waited for some seconds.
+    """
 
-    def __init__(self, timeout_s: float) -> None:
+    __slots__ = ("_begun", "_on_slow", "_timeout_s")
+
+    def __init__(self, timeout_s: float, on_slow: Callable[[], object] | None = None) -> None:
         self._timeout_s = timeout_s
-        self._deadline = 0.0
+        self._on_slow = on_slow
+        self._begun = 0.0
 
     def __call__(self, tries: int) -> bool:
         now = time.monotonic()
         if tries == 0:
-            self._deadline = now + self._timeout_s
-        if now > self._deadline:
+            self._begun = now
+        if now > self._begun + self._timeout_s:
             return False
+        if self._on_slow is not None and now > self._begun + _PATIENCE_S:
+            on_slow, self._on_slow = self._on_slow, None
+            on_slow()
         time.sleep(_jitter.uniform(0.00005, 0.0002 if tries < 10 else 0.001))
         return True
 
@@ -171,8 +179,8 @@ def impatient(connection: apsw.Connection, timeout_s: float) -> Iterator[None]:
         connection.set_busy_handler(_BusyHandler(_WRITER_TIMEOUT_S))
 
 
-def _configure(connection: apsw.Connection, timeout_s: float) -> None:
-    connection.set_busy_handler(_BusyHandler(timeout_s))  # before anything that takes a lock
+def _configure(connection: apsw.Connection, timeout_s: float, on_slow: Callable[[], object] | None = None) -> None:
+    connection.set_busy_handler(_BusyHandler(timeout_s, on_slow))  # before anything that takes a lock
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     # Without it, SQLite plans a statement anew for each value compared with a column of a partial index.
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
@@ -189,10 +197,11 @@ def _configure(connection: apsw.Connection, timeout_s: float) -> None:
     _set_pragma(connection, "cell_size_check", 1, 1)
 
 
-def open_writer(filename: str, *, full_sync: bool) -> apsw.Connection:
+def open_writer(filename: str, *, full_sync: bool, on_slow: Callable[[], object] | None = None) -> apsw.Connection:
     """A connection for the writer thread of one process. Creates the file; the schema is checked elsewhere.
 
     `full_sync` waits for the disk at every commit (synchronous=FULL), else only when the writer asks for it.
+    `on_slow` is called once, when a lock has been waited for some seconds.
     """
     connection = apsw.Connection(
         filename, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
@@ -200,7 +209,7 @@ def open_writer(filename: str, *, full_sync: bool) -> apsw.Connection:
     try:
         if connection.readonly("main"):  # SQLite falls back to reading without a word
             raise StoreOpenError(f"{connection.filename} cannot be written.", hint=_HINTS[StoreOpenError])
-        _configure(connection, _WRITER_TIMEOUT_S)
+        _configure(connection, _WRITER_TIMEOUT_S, on_slow)
         _set_pragma(connection, "foreign_keys", 1, 1)
         set_synchronous(connection, full=full_sync)
         connection.pragma("journal_size_limit", _MAX_LOG_BYTES)
@@ -279,11 +288,16 @@ def open_checkpointer(filename: str, *, timeout_s: float = 1.0) -> apsw.Connecti
     return connection
 
 
-def open_reader(filename: str, *, timeout_s: float = READER_TIMEOUT_S) -> apsw.Connection:
-    """A connection that cannot write. Must not be used by two threads at once."""
+def open_reader(
+    filename: str, *, timeout_s: float = READER_TIMEOUT_S, on_slow: Callable[[], object] | None = None
+) -> apsw.Connection:
+    """A connection that cannot write. Must not be used by two threads at once.
+
+    It waits `timeout_s` seconds for locks; `on_slow` is called once, when one has been waited for some seconds.
+    """
     connection = apsw.Connection(filename, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI)
     try:
-        _configure(connection, timeout_s)
+        _configure(connection, timeout_s, on_slow)
         _set_pragma(connection, "query_only", 1, 1)
     except BaseException:
         close_quietly(connection)

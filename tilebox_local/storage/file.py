@@ -13,6 +13,7 @@ import contextlib
 import os
 import shutil
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 from tilebox_local import clock
@@ -103,7 +104,7 @@ class StoreFile:
 
     def rescue(self, connection: apsw.Connection, error: StoreReplacedError) -> StoreReplacedError:
         """Copy what `connection` still sees to a file beside the path; the error that says so."""
-        target = f"{self._path}.rescued-{self._store_id[:8].decode()}"
+        target = self._rescue_target()
         size = int(connection.pragma("page_count")) * int(connection.pragma("page_size"))
         try:
             if size > min(_MAX_RESCUED_BYTES, shutil.disk_usage(os.path.dirname(target)).free // 2):  # noqa: PTH120
@@ -113,6 +114,12 @@ class StoreFile:
         except Exception as failure:  # noqa: BLE001 -- the error that led here is the one to show
             rescued = f" What it held could not be saved ({failure})."
         return StoreReplacedError(f"{error.message}{rescued}", hint=error.hint)
+
+    def _rescue_target(self) -> str:
+        """A name that is free: several processes may have had the file open, and each rescues what it sees."""
+        first = f"{self._path}.rescued-{self._store_id[:8].decode()}"
+        numbered = (f"{first}-{number}" for number in count(2))
+        return next(name for name in chain([first], numbered) if not os.path.lexists(name))
 
     # -- which commit was the last -------------------------------------------------------------------------------
 

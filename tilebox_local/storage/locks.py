@@ -28,7 +28,7 @@ def find_lock_holders(path: Path, locks: Path = Path("/proc/locks")) -> LockHold
     writers: set[int] = set()
     inside: set[int] = set()
     readers: set[int] = set()
-    shared_memory, lock_file = _inode(f"{path}-shm"), _inode(f"{path}.lock")
+    database, shared_memory, lock_file = _inode(str(path)), _inode(f"{path}-shm"), _inode(f"{path}.lock")
     try:
         lines = locks.read_text().splitlines()
     except OSError:
@@ -41,6 +41,8 @@ def find_lock_holders(path: Path, locks: Path = Path("/proc/locks")) -> LockHold
         inode = place.rpartition(":")[2]
         if kind == "FLOCK" and inode == lock_file:
             inside.add(int(pid))
+        elif kind == "POSIX" and inode == database and mode == "WRITE":
+            writers.add(int(pid))  # locking_mode=exclusive: then there is no shared memory
         elif kind == "POSIX" and inode == shared_memory:
             end = _LAST_READER_BYTE if last == "EOF" else int(last)
             if mode == "WRITE" and int(first) <= _WRITE_BYTE <= end:

@@ -14,7 +14,7 @@ import apsw
 
 from tilebox_local import clock
 from tilebox_local.catalog import run, value
-from tilebox_local.errors import NotATileboxStoreError, StoreError, StoreOpenError
+from tilebox_local.errors import NotATileboxStoreError, StoreBusyError, StoreError, StoreOpenError
 from tilebox_local.storage.bookkeeping import write_incident
 from tilebox_local.storage.connection import (
     close_quietly,
@@ -85,6 +85,8 @@ class Opener:
         except NotATileboxStoreError:
             self.lock.remove_if_new()
             raise
+        except StoreBusyError as error:
+            raise self._locked_error() from error
         except OSError as error:
             if isinstance(error, StoreError):
                 raise
@@ -106,7 +108,7 @@ class Opener:
             try:
                 with translate_errors(self.label):
                     leftover = self._find_leftover(self.path)
-                    connection = open_reader(self.filename)
+                    connection = open_reader(self.filename, on_slow=self.name_lockers)
                     try:
                         keep_log_at_close(connection, leftover is not None)
                         check_schema(connection, self.label)
@@ -119,6 +121,8 @@ class Opener:
             except BaseException:
                 self.stop_guarding()
                 raise
+        except StoreBusyError as error:
+            raise self._locked_error() from error
         except OSError as error:
             if isinstance(error, StoreError):
                 raise
@@ -161,12 +165,22 @@ class Opener:
 
     def name_lockers(self) -> bool:
         """Say who keeps others from writing; whether somebody does."""
+        others = self._lockers()
+        if others:
+            _log.error("%s is locked by %s; waiting for it.", self.label, others)
+        return bool(others)
+
+    def _lockers(self) -> str:
         holders = None if self.path is None else find_lock_holders(self.path)
         lockers = [] if holders is None else holders.writers or holders.inside
-        others = [process_name(pid) for pid in lockers if pid != os.getpid()]
-        if others:
-            _log.error("%s is locked by %s; waiting for it.", self.label, ", ".join(others))
-        return bool(others)
+        return ", ".join(process_name(pid) for pid in lockers if pid != os.getpid())
+
+    def _locked_error(self) -> StoreBusyError:
+        """Nobody of ours keeps a file locked for so long."""
+        return StoreBusyError(
+            f"{self.label} is locked by {self._lockers() or 'another program'}, and stays so.",
+            hint="End its transaction or the program; `PRAGMA locking_mode=exclusive` keeps everybody else out.",
+        )
 
     def name_readers(self) -> str:
         """Who is in the middle of reading, for messages."""
@@ -175,7 +189,7 @@ class Opener:
         return names and f"{names} {'is' if len(readers) == 1 else 'are'}"
 
     def _connect_checked(self, leftover: Leftover | None) -> apsw.Connection:
-        connection = open_writer(self.filename, full_sync=self.full_sync)
+        connection = open_writer(self.filename, full_sync=self.full_sync, on_slow=self.name_lockers)
         try:
             keep_log_at_close(connection, leftover is not None)
             ensure_schema(connection, self.label)

@@ -80,13 +80,23 @@ def open_store(path: str | os.PathLike[str], *, full_sync: bool = False, read_on
         return Store(None, full_sync=False)
     resolved = Path(path).expanduser().resolve()
     with _stores_lock:
-        store = _stores.get((str(resolved), read_only))
+        store = _stores.get((str(resolved), read_only)) or _same_file(resolved, read_only)
         if store is not None and store.is_usable():
             store.share(full_sync=full_sync)
             return store
         store = Store(resolved, full_sync=full_sync, read_only=read_only)
         _stores[str(resolved), read_only] = store
         return store
+
+
+def _same_file(path: Path, read_only: bool) -> Store | None:
+    """The store that has the file open under another path: of another mount point, or in other letters on a Mac."""
+    for store in _stores.values():
+        if store.path is not None and store.is_read_only == read_only:
+            with suppress(OSError):
+                if path.samefile(store.path):
+                    return store
+    return None
 
 
 def is_open_here(path: Path) -> bool:

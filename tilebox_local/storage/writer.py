@@ -516,6 +516,7 @@ class Writer:
         with self._start_lock:
             self._closed = True
             self.queue.close(rescued)
+        self.queue.dropped_count += self._batch.drop()  # what has not been rescued
         self._stopping = True
         _log.error("%s", rescued)
         for command in commands:
