@@ -304,6 +304,43 @@ def test_an_older_copy_is_noticed(path: Path) -> None:
     assert incidents(path) == []
 
 
+def test_the_note_is_right_when_processes_take_turns(path: Path) -> None:
+    """Each commit is noted with its own number, whoever made those before it."""
+    script = """
+import sys
+from tilebox_local.storage.store import open_store
+store = open_store(sys.argv[1])
+print("ready", flush=True)
+for line in sys.stdin:
+    store.transact(lambda connection: None)
+    print("done", flush=True)
+store.close()
+"""
+
+    def noted() -> int:
+        return int(path.with_name("store.db.lock").read_bytes().split()[1])
+
+    store = open_store(path)
+    with start(script, path) as other:
+        assert read_line(other) == "ready"
+        assert other.stdin is not None
+        store.transact(add_scope("before"))
+        before = noted()
+        found = []
+        for turn in range(1, 9):
+            if turn in (1, 2, 5, 7, 8):
+                other.stdin.write("go\n")
+                other.stdin.flush()
+                assert read_line(other) == "done"
+            else:
+                store.transact(add_scope(f"{turn}"))
+            found.append(noted() - before)
+        assert found == list(range(1, 9))
+        other.communicate("", timeout=60)
+    store.close()
+    assert outside(path, "SELECT commit_no FROM commit_records") == [(noted(),)]
+
+
 def test_a_process_that_lost_the_log_leaves_the_new_one_alone(path: Path) -> None:
     """What others commit after the log was deleted stays, also when the process that had it open ends."""
     script = """

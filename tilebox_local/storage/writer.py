@@ -70,6 +70,14 @@ class _Command:
         self.done.acquire()
 
 
+class _CommandError(Exception):
+    """The only command of a transaction failed, for this reason."""
+
+    def __init__(self, reason: BaseException) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class Writer:
     """Batches telemetry and runs transactions on one connection, in one thread. Thread-safe.
 
@@ -122,6 +130,8 @@ class Writer:
         self._unsynced = False
         self._is_connection_full = self._full_sync
         self._failures = 0
+        self._commit_no = 0  # of the last commit of this connection, and what SQLite called the file's content then
+        self._data_version: int | None = None
         self._is_writing = False  # between taking records from the queues and the end of their transaction
         self._has_ended = False
         self._must_pause = False
@@ -476,18 +486,31 @@ class Writer:
             self._is_connection_full = is_full
         connection.execute("BEGIN IMMEDIATE")
         try:
-            check_version(connection, self._path)
+            # Unless somebody else has written since our last commit, the file is as we know it.
+            is_ours = connection.data_version() == self._data_version
+            if not is_ours:
+                check_version(connection, self._path)
             self._write_telemetry(connection)
-            for command in commands:
-                self._run_command(connection, command)
+            if len(commands) == 1:
+                self._run_only_command(connection, commands[0])
+            else:
+                for command in commands:
+                    self._run_command(connection, command)
             self._books.write(connection, self._batch, now, is_last=is_last)
             run(connection, "count_commit")
-            commit_no = value(connection, "commit_no")
+            commit_no = self._commit_no + 1 if is_ours else value(connection, "commit_no")
             connection.execute("COMMIT")
+        except _CommandError as error:
+            self._batch.rollback()
+            self._roll_back(connection)
+            commands[0].error = error.reason
+            self._transaction([], now, is_last=is_last)
+            return
         except BaseException:
             self._batch.rollback()
             self._roll_back(connection)
             raise
+        self._commit_no, self._data_version = commit_no, connection.data_version()
         if is_full:
             self._synced_at = now
         self._unsynced = is_durable and not is_full
@@ -577,11 +600,29 @@ class Writer:
         except BaseException as error:  # noqa: BLE001 -- raised again in the thread that waits
             connection.execute("ROLLBACK TO command")
             self._batch.rollback_to(savepoint)
-            command.error = error
-            if isinstance(error, apsw.Error):  # not of the store: what the function asked for cannot be stored
-                command.error = translate_error(error, self._path, otherwise=ArgumentError)
-                command.error.__cause__ = error
+            command.error = self._command_error(error)
         connection.execute("RELEASE command")
+
+    def _run_only_command(self, connection: apsw.Connection, command: _Command) -> None:
+        """Run it without a savepoint, which most commands need not: if it fails, the transaction is done again.
+
+        Raises _CommandError.
+        """
+        command.error = None
+        try:
+            command.result = command.function(connection)
+        except STORE_ERRORS:
+            raise
+        except BaseException as error:
+            raise _CommandError(self._command_error(error)) from error
+
+    def _command_error(self, error: BaseException) -> BaseException:
+        if not isinstance(error, apsw.Error):
+            return error
+        # Not of the store: what the function asked for cannot be stored.
+        translated = translate_error(error, self._path, otherwise=ArgumentError)
+        translated.__cause__ = error
+        return translated
 
     def _finish(self) -> None:
         with self._start_lock:
@@ -612,6 +653,7 @@ class Writer:
     def _require_connection(self) -> apsw.Connection:
         if self._connection is None:
             self._connection = self._connect()
+            self._data_version = None
             self._is_connection_full = is_full_sync(self._connection)
         return self._connection
 
