@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from itertools import cycle
 
 import exactly_once_process
 import pytest
@@ -81,7 +80,6 @@ class Storm:
 
     def run(self):
         """Until the job is done."""
-        victims = cycle(range(len(self.runners)))
         seen, deadline = -1, 0.0
         while self.client.jobs().find(self.job).state is not JobState.COMPLETED or any(r.held for r in self.runners):
             for key, _ in self.selector.select(0.05):
@@ -92,7 +90,7 @@ class Storm:
             assert time.monotonic() < deadline, "nothing happens any more"
             while self.kill_at and begun >= self.kill_at[0]:
                 self.kill_at.pop(0)
-                self.kill(self.runners[next(victims) % len(self.runners)])
+                self.kill(len(self.kill_at))
             for runner in self.runners:
                 self.look_after(runner)
             if all(runner.held for runner in self.runners):
@@ -123,10 +121,11 @@ class Storm:
             runner.process.send_signal(signal.SIGSTOP)
             runner.since = time.monotonic()
 
-    def kill(self, runner):
-        """Kill a runner and start another one, unless it is stopped: that one is to report late."""
-        if runner.held is None:
-            self.drop(runner)
+    def kill(self, number):
+        """Kill a runner and start another one; none of those that are stopped: they are to report late."""
+        running = [runner for runner in self.runners if runner.held is None]
+        if running:
+            self.drop(running[number % len(running)])
             self.start()
             self.killed_count += 1
 

@@ -169,17 +169,14 @@ class ExecutionContext(ExecutionContextBase):
         self.job_cache = job_cache  # type: ignore[assignment]
         self._subtasks: list[FutureTask] = []
         self._progress: dict[str | None, ProgressUpdate] = {}
-        if executor is None or task is None:
-            self._logger = StructuredLogger(logging.getLogger("tilebox.workflows.noop"))
-        else:
-            self._logger = executor.task_logger.bind(task_id=str(task.id))
-        self._tracer: WorkflowTracer = NoopWorkflowTracer() if executor is None else executor.tracer
+        self._task = task
+        self._span: Span | None = None
+        self._logger: StructuredLogger | None = None  # made when they are asked for: many tasks never do
+        self._tracer: WorkflowTracer | None = None
 
     def enter_span(self, span: Span) -> None:
-        """Tracer and logger belong to the span of the task from now on, also in threads without a current span."""
-        if self._executor is not None:
-            self._tracer = TaskTracer(self._executor.queue, self._executor.resource, span)
-            self._logger = self._logger._below(span)
+        """Tracer and logger belong to the span of the task, also in threads without a current span."""
+        self._span = span
 
     def submit_subtask(
         self,
@@ -248,11 +245,23 @@ class ExecutionContext(ExecutionContextBase):
     @property
     def logger(self) -> StructuredLogger:
         """Logger whose records carry the task's id."""
+        if self._logger is None:
+            if self._executor is None or self._task is None:
+                self._logger = StructuredLogger(logging.getLogger("tilebox.workflows.noop"))
+            else:
+                self._logger = self._executor.task_logger.bind(task_id=str(self._task.id))._below(self._span)
         return self._logger
 
     @property
     def tracer(self) -> WorkflowTracer:
         """Tracer for spans below the task's span, in threads of the task, too."""
+        if self._tracer is None:
+            if self._executor is None:
+                self._tracer = NoopWorkflowTracer()
+            elif self._span is None:
+                self._tracer = self._executor.tracer
+            else:
+                self._tracer = TaskTracer(self._executor.queue, self._executor.resource, self._span)
         return self._tracer
 
     def submissions(self) -> TaskSubmissions | None:
