@@ -204,9 +204,11 @@ class TelemetryQueue:
 
 def take(records: deque[T], limit: int | None) -> list[T]:
     """Remove and return the oldest records, at most `limit` (None: all that are there now)."""
+    taken: list[T] = []
+    if not records:
+        return taken
     count = len(records) if limit is None else min(len(records), limit)
     popleft = records.popleft
-    taken: list[T] = []
     with contextlib.suppress(IndexError):  # an appending thread took back its record for want of room
         for _ in range(count):
             taken.append(popleft())  # noqa: PERF401 -- a comprehension would lose what it has when it fails

@@ -132,6 +132,7 @@ class Writer:
         self._failures = 0
         self._commit_no = 0  # of the last commit of this connection, and what SQLite called the file's content then
         self._data_version: int | None = None
+        self._lingers = False
         self._is_writing = False  # between taking records from the queues and the end of their transaction
         self._has_ended = False
         self._must_pause = False
@@ -384,6 +385,11 @@ class Writer:
         if self.queue or self.queue.has_unwritten_open_span():
             self._get_wakeup(_TICK_S)
             return
+        if self._lingers:
+            # What comes soon after a transaction is not worth waking up for: a task that begins, then ends.
+            self._lingers = False
+            self._get_wakeup(_TICK_S)
+            return
         self.queue.idle = True
         if not (self._commands or self.queue or self.queue.has_unwritten_open_span() or self._stopping):
             if self._unsynced:
@@ -467,6 +473,7 @@ class Writer:
                 command.done.release()
             raise
         batch.commit()
+        self._lingers = True
         self._books.commit(clock.monotonic_ns())
         self.queue.is_shedding = False
         self._failures = 0
