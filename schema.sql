@@ -111,12 +111,17 @@ CREATE TABLE incident_records (
 -- Who: resources, runners, clusters
 -- ---------------------------------------------------------------------------------------------------------------
 
--- OpenTelemetry resources: the attributes of a process that produces telemetry, stored once per process and service.
+-- OpenTelemetry resources: the attributes of a process that produces telemetry, stored once per writer and service. Two
+-- processes may have the same ones: pid 1 of a container before and after it was started again.
 CREATE TABLE resource_records (
   resource_no INTEGER PRIMARY KEY,
-  attributes  TEXT NOT NULL UNIQUE,               -- JSON; service.name, service.instance.id, host.name, process.pid ...
-  writer_no   INTEGER REFERENCES writer_records   -- the process; NULL: it does not write itself
+  attributes  TEXT NOT NULL,                      -- JSON; service.name, service.instance.id, host.name, process.pid ...
+  writer_no   INTEGER REFERENCES writer_records,  -- the process; NULL: it does not write itself
+  UNIQUE (attributes, writer_no)
 ) STRICT;
+
+-- Serves: the resources of a process that has died.
+CREATE INDEX resource_records_writer ON resource_records (writer_no);
 
 -- Instrumentation scopes: which library made a span or a log record. Row 1 is the tracer of this package.
 CREATE TABLE scope_records (
@@ -349,6 +354,9 @@ CREATE TABLE span_records (
 
 -- Serves: what runs now; what a dead runner left open.
 CREATE INDEX span_records_open ON span_records (trace_no, task_no) WHERE duration_ns IS NULL;
+
+-- Serves: what a dead process left open; which processes have open spans, without a look at each span.
+CREATE INDEX span_records_open_resource ON span_records (resource_no) WHERE duration_ns IS NULL;
 
 -- Events that code added to a span. Log records that count as events of their span are in log_records only.
 CREATE TABLE event_records (

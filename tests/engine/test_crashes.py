@@ -6,14 +6,20 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
+import apsw
 import pytest
 
 from tilebox_local import Client, Task
+from tilebox_local.catalog import sql
+from tilebox_local.engine.crashes import bury, find_remains
 from tilebox_local.process import process_identity
+from tilebox_local.resource import process_resource, resource_key
 
+BEGIN_NS = 1_700_000_000_000_000_000
 HOST = process_identity().host
 SCRIPT = """
 import os, sys
@@ -192,6 +198,85 @@ def test_a_live_process_is_left_alone(path):
     process.tell("go")
 
 
+def add_writer(connection, **differences):
+    """A process like this one that has not ended, as far as the store knows, and its only resource."""
+    identity = {**asdict(process_identity()), **differences, "now_ns": BEGIN_NS}
+    writer_no = connection.execute(sql["insert_writer"], identity).get
+    key = resource_key(process_resource(None))
+    return connection.execute(sql["insert_resource"], (key, writer_no)).get, writer_no
+
+
+def test_a_process_with_the_name_of_a_dead_one(path):
+    """Pid 1 of a container that was started again may look like the one before: what it has open stays open."""
+    with Client(path) as client:
+        old_resource, old_writer = client._store.transact(lambda connection: add_writer(connection, boot_id="earlier"))
+        add = "INSERT INTO span_records (trace_no, start_ns, span_id, name, resource_no) VALUES (9, ?, 5, 'old', ?)"
+        client._store.transact(lambda connection: connection.execute(add, (BEGIN_NS, old_resource)).fetchall())
+        span = client.tracer_provider.get_tracer("x").start_span("new")
+        open_spans_are_written(client, 2)
+        assert client.doctor().last_crash.span_path == "old"
+        query = "SELECT name, duration_ns NOTNULL FROM span_records ORDER BY name"
+        with client._store.read() as connection:
+            assert connection.execute(query).fetchall() == [("new", 0), ("old", 1)]
+            resources = connection.execute("SELECT attributes, writer_no FROM resource_records").fetchall()
+        assert resources == [(resources[0][0], old_writer), (resources[0][0], old_writer + 1)]
+        span.end()
+
+
+def steps(connection, function):
+    """Steps of SQLite's virtual machine that a call takes."""
+    profiles = []
+    connection.trace_v2(apsw.SQLITE_TRACE_PROFILE, profiles.append, id=profiles)
+    function()
+    connection.trace_v2(0, None, id=profiles)
+    return sum(profile["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"] for profile in profiles)
+
+
+def cost(open_count, closed_count, *, traces=1):
+    """Steps of finding out that a process has died, and of burying it: it had open spans, then ended others."""
+    insert = "INSERT INTO span_records (trace_no, start_ns, span_id, duration_ns, name, resource_no) VALUES"
+    found = []
+
+    def measure(connection):
+        resource_no, _ = add_writer(connection, boot_id="earlier")
+        for number in range(open_count + closed_count):
+            is_open = number < open_count
+            values = 1 + number % traces, BEGIN_NS + number, number, None if is_open else 1, resource_no
+            connection.execute(f"{insert} (?, ?, ?, ?, 'span', ?)", values).fetchall()
+        remains = []
+        finding = steps(connection, lambda: remains.append(find_remains(connection, own_runners=(), boot_ns=1)))
+        burying = steps(connection, lambda: bury(connection, remains[0], now_ns=BEGIN_NS + 10**6))
+        seen = connection.execute("SELECT last_seen_ns FROM incident_records").get
+        open_now = connection.execute("SELECT count(*) FROM span_records WHERE duration_ns IS NULL").get
+        found.append((finding, burying, seen, open_now))
+
+    with Client(":memory:") as client:
+        client._store.transact(measure)
+    return found[0]
+
+
+def test_looking_for_the_dead_costs_the_same_with_many_open_spans():
+    """Every runner looks once a second: what it reads does not grow with the spans that are open."""
+    few, many = cost(10, 0), cost(5000, 0)
+    assert few[0] == many[0]
+    assert (few[3], many[3]) == (0, 0)
+
+
+def test_burying_costs_as_much_as_there_is_to_bury():
+    """Ten times as many open spans and closed ones take ten times as long, not a hundred times; writers wait for it."""
+    few, many = cost(100, 2000), cost(1000, 20_000)
+    assert many[1] < 15 * few[1]
+    assert (few[2], many[2]) == (BEGIN_NS + 2100, BEGIN_NS + 21_000)
+
+
+def test_what_is_read_to_bury_is_bounded():
+    """The last sign of a process is looked for among its newest spans, however many there are, in one trace or many."""
+    few, one, many = cost(200, 10_000), cost(200, 50_000), cost(200, 50_000, traces=100)
+    assert one[1] < 1.2 * few[1]
+    assert many[1] < 1.2 * few[1]
+    assert few[2] + 40_000 == one[2] == many[2] == BEGIN_NS + 50_200
+
+
 def test_a_doctor_looks_at_a_healthy_store(path):
     """Nothing is wrong with a fresh store; what was looked at is listed, and what others may do with the file."""
     with Client(path) as client:
@@ -227,7 +312,9 @@ def test_a_damaged_index_of_the_flight_recorder_keeps_nobody_out(path, caplog):
             pass
         client.flush()
         with client._store.read() as connection:
-            page = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'span_records_open'").get
+            page = connection.execute(
+                "SELECT rootpage FROM sqlite_schema WHERE name = 'span_records_open_resource'"
+            ).get
     with Path(path).open("r+b") as file:
         file.seek((page - 1) * 4096)
         file.write(b"\xff" * 4096)

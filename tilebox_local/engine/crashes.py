@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Remains", "bury", "find_remains", "tidy_up"]
 
+_MAX_ROWS, _MIN_ROWS = 10_000, 10  # to look at for the last sign of a process, in all traces and in each
+
 _log = logging.getLogger("tilebox.workflows.internal")
 
 
@@ -170,10 +172,15 @@ def _bury_writer(connection: apsw.Connection, writer: DeadWriter, now_ns: int, *
     spans = sorted(map(OpenSpan._make, run(connection, "open_spans_of_process", {"writer_no": writer.writer_no})))
     signs = [value(connection, "writer_last_seen", (writer.writer_no,))]
     logs = []
-    for span in spans:
-        place = {"trace_no": span.trace_no, "start_ns": span.start_ns, "span_id": span.span_id}
+    first_in_trace = {span.trace_no: span.start_ns for span in reversed(spans)}
+    # The writers of all processes wait meanwhile, so what is read is bounded.
+    limit = max(_MIN_ROWS, _MAX_ROWS // max(1, len(first_in_trace)))
+    for trace_no, start_ns in first_in_trace.items():
+        place = {"trace_no": trace_no, "start_ns": start_ns, "writer_no": writer.writer_no, "limit": limit}
         signs.append(value(connection, "last_sign_in_trace", place))
-        logs += run(connection, "last_log_in_trace", place)
+        found = run(connection, "last_log_in_trace", place)
+        signs += [time_ns for time_ns, _ in found]
+        logs += found
     last_seen_ns = _last_of(signs, now_ns)
     if not (writer.has_closed or is_reported):
         reason = f"A process ended without closing the store ({writer.process}): it was killed, or called os._exit()."

@@ -183,50 +183,44 @@ LEFT JOIN writer_records w ON w.writer_no = r.writer_no
 WHERE t.state = 2
 
 -- name: suspect_writers
--- Processes that have not said that they are done, and those of open spans: few. Uses writer_records_open and
--- span_records_open.
+-- Processes that have not said that they are done, and those of open spans: few. Uses writer_records_open, and one seek
+-- in span_records_open_resource for each resource that has open spans, however many they are.
+WITH RECURSIVE open_resources(resource_no) AS (
+  SELECT min(resource_no) FROM span_records INDEXED BY span_records_open_resource WHERE duration_ns IS NULL
+  UNION ALL
+  SELECT (SELECT min(s.resource_no) FROM span_records s INDEXED BY span_records_open_resource
+          WHERE s.duration_ns IS NULL AND s.resource_no > open_resources.resource_no)
+  FROM open_resources WHERE resource_no IS NOT NULL)
 SELECT writer_no, ended_ns, host, pid, process_start, boot_id, pid_namespace
 FROM writer_records
 WHERE writer_no IN (
   SELECT writer_no FROM writer_records WHERE ended_ns IS NULL
   UNION
-  SELECT r.writer_no FROM span_records s INDEXED BY span_records_open
-  JOIN resource_records r ON r.resource_no = s.resource_no
-  WHERE s.duration_ns IS NULL)
+  SELECT r.writer_no FROM open_resources o JOIN resource_records r ON r.resource_no = o.resource_no)
 
 -- name: open_spans_of_process
--- Of all writers that this process has been, since a resource names the first one only. Uses span_records_open.
+-- Uses span_records_open_resource.
 SELECT s.trace_no, s.start_ns, s.span_id, s.parent_span_id, s.name
-FROM span_records s INDEXED BY span_records_open
-JOIN resource_records r ON r.resource_no = s.resource_no
-JOIN writer_records w ON w.writer_no = r.writer_no
-JOIN writer_records dead ON dead.writer_no = :writer_no
-WHERE s.duration_ns IS NULL
-  AND (w.pid, w.process_start, w.boot_id, w.pid_namespace)
-    = (dead.pid, dead.process_start, dead.boot_id, dead.pid_namespace)
+FROM resource_records r
+CROSS JOIN span_records s INDEXED BY span_records_open_resource ON s.resource_no = r.resource_no
+WHERE r.writer_no = :writer_no AND s.duration_ns IS NULL
 ORDER BY s.start_ns, s.span_id
 
 -- name: last_sign_in_trace
--- The newest time among the spans and logs that the process of an open span has stored in its trace since it began.
-SELECT max(seen_ns) FROM (
-  SELECT max(s.start_ns + coalesce(s.duration_ns, 0)) AS seen_ns
-  FROM span_records o JOIN span_records s
-    ON s.trace_no = o.trace_no AND s.start_ns >= o.start_ns AND s.resource_no = o.resource_no
-  WHERE o.trace_no = :trace_no AND o.start_ns = :start_ns AND o.span_id = :span_id
-  UNION ALL
-  SELECT max(l.time_ns)
-  FROM span_records o JOIN log_records l
-    ON l.trace_no = o.trace_no AND l.time_ns >= o.start_ns AND l.resource_no = o.resource_no
-  WHERE o.trace_no = :trace_no AND o.start_ns = :start_ns AND o.span_id = :span_id
-)
+-- The newest time among the spans that a process has stored in a trace since an instant. Looks at the newest :limit
+-- spans: a process is in writer_records with a time that is a second old at most, and this one is newer, if any is.
+SELECT max(start_ns + coalesce(duration_ns, 0))
+FROM (SELECT start_ns, duration_ns, resource_no FROM span_records
+      WHERE trace_no = :trace_no AND start_ns >= :start_ns ORDER BY start_ns DESC LIMIT :limit)
+WHERE resource_no IN (SELECT resource_no FROM resource_records WHERE writer_no = :writer_no)
 
 -- name: last_log_in_trace
--- The newest log record that a process, or a task (unless NULL), has emitted in a trace since an instant.
-SELECT l.time_ns, l.body FROM log_records l
-WHERE l.trace_no = :trace_no AND l.time_ns >= :start_ns
-  AND l.resource_no = (SELECT s.resource_no FROM span_records s
-                       WHERE s.trace_no = :trace_no AND s.start_ns = :start_ns AND s.span_id = :span_id)
-ORDER BY l.time_ns DESC, l.log_no DESC LIMIT 1
+-- The newest log record that a process has emitted in a trace since an instant, if it is among the newest :limit.
+SELECT time_ns, body
+FROM (SELECT time_ns, log_no, body, resource_no FROM log_records
+      WHERE trace_no = :trace_no AND time_ns >= :start_ns ORDER BY time_ns DESC, log_no DESC LIMIT :limit)
+WHERE resource_no IN (SELECT resource_no FROM resource_records WHERE writer_no = :writer_no)
+ORDER BY time_ns DESC, log_no DESC LIMIT 1
 
 -- name: last_log_of_attempt
 -- The newest log record of a task since its attempt began.

@@ -107,7 +107,7 @@ LIMIT 1
 INSERT INTO trace_records (trace_id, job_no) VALUES (?, ?) RETURNING trace_no
 
 -- name: find_resource
-SELECT resource_no FROM resource_records WHERE attributes = ?
+SELECT resource_no FROM resource_records WHERE attributes = ? AND writer_no = ?
 
 -- name: insert_resource
 INSERT INTO resource_records (attributes, writer_no) VALUES (?, ?) RETURNING resource_no

@@ -183,9 +183,9 @@ class Batch:
     def number_resource(self, connection: apsw.Connection, resource: Reference) -> int:
         """Row number of a resource, inserted if it is new."""
         if resource.no is None:
-            resource.no = value(connection, "find_resource", (resource.key,))
+            row = resource.key, self.number_writer(connection)
+            resource.no = value(connection, "find_resource", row)
             if resource.no is None:
-                row = resource.key, self.number_writer(connection)
                 resource.no = value(connection, "insert_resource", row)
             self._numbered.append(resource)
         return resource.no
