@@ -60,7 +60,10 @@ class Leftover:
         if alone is None:
             return
         if noted_store_id not in (None, alone.store_id):
-            raise self._refusal(f"store {noted_store_id}, the file is store {alone.store_id}")
+            raise self._refusal(
+                f"store {noted_store_id}, the file is store {alone.store_id}",
+                f" If they do belong to it, delete {self._path.name}.lock, which says so.",
+            )
         try:
             is_snapshot, first = self._is_in_rollback_mode(), self._first_commit(alone)
         except apsw.Error:
@@ -84,11 +87,11 @@ class Leftover:
                 "what is readable with `tilebox-local recover FILE NEW_FILE`.",
             )
 
-    def _refusal(self, what: str) -> StoreOpenError:
+    def _refusal(self, what: str, doubt: str = "") -> StoreOpenError:
         return StoreOpenError(
             f"{self._path} was not opened: {self._log.name} belongs to {what}. SQLite would mix the two.",
             hint=f"Move {self._log.name} and {self._path.name}-shm away to use the file as it is, or put the file back "
-            f"that they belong to. If they do belong to it, delete {self._path.name}.lock.",
+            f"that they belong to.{doubt}",
         )
 
     def _look(self) -> _Alone | None:
