@@ -198,17 +198,33 @@ def _last_of(signs: Sequence[int | None], now_ns: int) -> int:
     return min(max(known), now_ns) if known else now_ns
 
 
+class _Place(NamedTuple):
+    """Where an open span is among the others."""
+
+    depth: int
+    span: OpenSpan
+    above: _Place | None
+
+    def path(self) -> str:
+        """Names from the outermost span down to this one."""
+        names: list[str] = []
+        place: _Place | None = self
+        while place is not None:
+            names.append(place.span.name)
+            place = place.above
+        return " > ".join(reversed(names))
+
+
 def _describe(spans: Sequence[OpenSpan], logs: Sequence[tuple[int, str]]) -> dict[str, object]:
     """The columns of an incident about open spans, by start, and the last log record."""
     about: dict[str, object] = {}
     if spans:
-        paths: dict[int, list[str]] = {}
+        places: dict[int | None, _Place] = {}
         for span in spans:  # parents begin first
-            above = [] if span.parent_span_id is None else paths.get(span.parent_span_id, [])
-            paths[span.span_id] = [*above, span.name]
-        deepest = max(spans, key=lambda span: (len(paths[span.span_id]), span.start_ns))
-        path = " > ".join(paths[deepest.span_id])
-        about = {"trace_no": deepest.trace_no, "span_id": deepest.span_id, "span_path": path}
+            above = places.get(span.parent_span_id)
+            places[span.span_id] = _Place(1 if above is None else above.depth + 1, span, above)
+        deepest = max(places.values(), key=lambda place: (place.depth, place.span.start_ns))
+        about = {"trace_no": deepest.span.trace_no, "span_id": deepest.span.span_id, "span_path": deepest.path()}
     if logs:
         about["log_time_ns"], about["log_body"] = max(logs)
     return about
