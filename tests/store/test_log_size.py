@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING
 
+import apsw
 import pytest
 from store_support import PATIENCE_S, added_scopes, outside, read_line, start, until
 
 from tilebox_local import Client
 from tilebox_local.errors import StoreError
 from tilebox_local.storage import checkpointer, writer
+from tilebox_local.storage.connection import open_checkpointer
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import apsw
 
     from tilebox_local.storage.store import Store
 
@@ -85,6 +86,23 @@ def test_a_reader_that_stays(store: Store, path: Path, caplog: pytest.LogCapture
             pages = connection.wal_checkpoint()[0]
         assert pages < 200
         reader.communicate("")
+
+
+def test_a_log_that_is_small_again_is_nothing_to_complain_of(
+    store: Store, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process may have started the log over since it was large; a reader that is in the way does no harm."""
+    store.transact(fill)
+    with start(READER, path) as reader:
+        assert read_line(reader) == "reading"
+        store.transact(fill)
+        with closing(open_checkpointer(path.as_uri(), timeout_s=0.0)) as connection:
+            connection.execute("SELECT count(*) FROM store_records").fetchall()
+            with pytest.raises(apsw.BusyError):
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+            store._checkpointer._restart(connection)
+        reader.communicate("")
+    assert caplog.records == []
 
 
 @pytest.mark.usefixtures("small")

@@ -149,6 +149,8 @@ class Checkpointer:
             self._complain(self._name_readers(), now)
 
     def _complain(self, readers: str, now: int) -> None:
+        if self._pages < _LARGE_PAGES:
+            return  # somebody else has started it over meanwhile
         if self._pages >= _HUGE_PAGES:
             self._interrupt_readers()
         if now - self._warned_at >= _WARN_EVERY_NS:
