@@ -16,6 +16,7 @@ import pytest
 from tilebox_local import Client, Task
 from tilebox_local.catalog import sql
 from tilebox_local.engine.crashes import bury, find_remains
+from tilebox_local.engine.runners import register_runner
 from tilebox_local.process import process_identity
 from tilebox_local.resource import process_resource, resource_key
 
@@ -275,6 +276,41 @@ def test_what_is_read_to_bury_is_bounded():
     assert one[1] < 1.2 * few[1]
     assert many[1] < 1.2 * few[1]
     assert few[2] + 40_000 == one[2] == many[2] == BEGIN_NS + 50_200
+
+
+def cost_of_lost_task(span_count):
+    """Steps of burying a task whose runner died, and when it is said to have ended; others went on in its trace."""
+    found = []
+    take = "UPDATE task_records SET state = 2, ready = 0, attempt = 1, started_ns = ?, runner_no = ? RETURNING task_no"
+    insert = "INSERT INTO span_records (trace_no, start_ns, span_id, duration_ns, name, resource_no, task_no) VALUES"
+
+    def measure(connection):
+        resource_no, writer_no = add_writer(connection, boot_id="earlier")
+        runner_no = register_runner(
+            connection, resource_no=resource_no, cluster_no=1, writer_no=writer_no, now_ns=BEGIN_NS
+        )
+        task_no = connection.execute(take, (BEGIN_NS, runner_no)).get
+        trace_no = connection.execute("SELECT max(trace_no) FROM trace_records").get
+        for number in range(span_count):
+            own = task_no if number == span_count - 5000 else None
+            values = trace_no, BEGIN_NS + number, number + 10, 1, resource_no, own
+            connection.execute(f"{insert} (?, ?, ?, ?, 'span', ?, ?)", values).fetchall()
+        remains = find_remains(connection, own_runners=(), boot_ns=1)
+        burying = steps(connection, lambda: bury(connection, remains, now_ns=BEGIN_NS + 10**6))
+        seen = connection.execute("SELECT last_seen_ns FROM incident_records WHERE task_no NOTNULL").get
+        found.append((burying, seen))
+
+    with Client(":memory:") as client:
+        client.jobs().submit("job", Tile())
+        client._store.transact(measure)
+    return found[0]
+
+
+def test_what_is_read_to_bury_a_task_is_bounded():
+    """The last sign of an attempt is looked for among the newest spans of its trace."""
+    few, many = cost_of_lost_task(10_000), cost_of_lost_task(50_000)
+    assert many[0] < 1.2 * few[0]
+    assert (few[1], many[1]) == (BEGIN_NS + 5001, BEGIN_NS + 45_001)
 
 
 def test_a_doctor_looks_at_a_healthy_store(path):

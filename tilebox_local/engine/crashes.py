@@ -139,12 +139,13 @@ def bury(connection: apsw.Connection, remains: Remains, *, now_ns: int) -> None:
 
 
 def _bury_task(connection: apsw.Connection, task: LostTask, now_ns: int) -> None:
-    signs = [value(connection, "last_sign_of_attempt", {"task_no": task.task_no, "runner_no": task.runner_no})]
+    place = {"task_no": task.task_no, "runner_no": task.runner_no, "limit": _MAX_ROWS}
+    signs = [value(connection, "last_sign_of_attempt", place)]
     if task.has_crashed:
         signs.append(value(connection, "writer_last_seen", (task.writer_no,)))
     last_seen_ns = _last_of(signs, now_ns)
     spans = open_spans_of_task(connection, task.task_no)
-    logs = run(connection, "last_log_of_attempt", (task.task_no,))
+    logs = run(connection, "last_log_of_attempt", {"task_no": task.task_no, "limit": _MAX_ROWS})
     write_incident(
         connection,
         "crash" if task.has_crashed else "runner lost",

@@ -223,12 +223,14 @@ WHERE resource_no IN (SELECT resource_no FROM resource_records WHERE writer_no =
 ORDER BY time_ns DESC, log_no DESC LIMIT 1
 
 -- name: last_log_of_attempt
--- The newest log record of a task since its attempt began.
-SELECT l.time_ns, l.body
-FROM task_records t JOIN trace_records r ON r.job_no = t.job_no
-CROSS JOIN log_records l ON l.trace_no = r.trace_no AND l.time_ns >= t.started_ns AND l.task_no = t.task_no
-WHERE t.task_no = ?
-ORDER BY l.time_ns DESC, l.log_no DESC LIMIT 1
+-- The newest log record of a task since its attempt began, if it is among the newest :limit of the trace.
+SELECT time_ns, body
+FROM (SELECT l.time_ns, l.log_no, l.body, l.task_no
+      FROM task_records t JOIN trace_records r ON r.job_no = t.job_no
+      CROSS JOIN log_records l ON l.trace_no = r.trace_no AND l.time_ns >= t.started_ns
+      WHERE t.task_no = :task_no ORDER BY l.time_ns DESC, l.log_no DESC LIMIT :limit)
+WHERE task_no = :task_no
+ORDER BY time_ns DESC, log_no DESC LIMIT 1
 
 -- name: name_of_task
 SELECT i.name FROM task_records t JOIN identifier_records i ON i.identifier_no = t.identifier_no WHERE t.task_no = ?
@@ -269,19 +271,23 @@ UPDATE runner_records SET last_seen_ns = :now_ns, stopped_ns = :now_ns WHERE run
 
 -- name: last_sign_of_attempt
 -- When a runner was last seen to work on a task: its heartbeat, and the spans and logs of the attempt that are stored.
--- NULL: never. Reads two ranges of the keys of span_records and log_records: the trace since the attempt began.
+-- NULL: never. Looks at the newest :limit spans and logs of the trace since the attempt began.
 SELECT max(seen_ns) FROM (
   SELECT last_seen_ns AS seen_ns FROM runner_records WHERE runner_no = :runner_no
   UNION ALL
-  SELECT max(s.start_ns + coalesce(s.duration_ns, 0))
-  FROM task_records t JOIN trace_records r ON r.job_no = t.job_no
-  JOIN span_records s ON s.trace_no = r.trace_no AND s.start_ns >= t.started_ns AND s.task_no = t.task_no
-  WHERE t.task_no = :task_no
+  SELECT start_ns + coalesce(duration_ns, 0)
+  FROM (SELECT s.start_ns, s.duration_ns, s.task_no
+        FROM task_records t JOIN trace_records r ON r.job_no = t.job_no
+        CROSS JOIN span_records s ON s.trace_no = r.trace_no AND s.start_ns >= t.started_ns
+        WHERE t.task_no = :task_no ORDER BY s.start_ns DESC LIMIT :limit)
+  WHERE task_no = :task_no
   UNION ALL
-  SELECT max(l.time_ns)
-  FROM task_records t JOIN trace_records r ON r.job_no = t.job_no
-  JOIN log_records l ON l.trace_no = r.trace_no AND l.time_ns >= t.started_ns AND l.task_no = t.task_no
-  WHERE t.task_no = :task_no
+  SELECT time_ns
+  FROM (SELECT l.time_ns, l.task_no
+        FROM task_records t JOIN trace_records r ON r.job_no = t.job_no
+        CROSS JOIN log_records l ON l.trace_no = r.trace_no AND l.time_ns >= t.started_ns
+        WHERE t.task_no = :task_no ORDER BY l.time_ns DESC LIMIT :limit)
+  WHERE task_no = :task_no
 )
 
 -- name: insert_cluster
