@@ -143,7 +143,8 @@ store.close()
 def saturate(path: Path, mode: str, seconds: float) -> list[int]:
     """Batches that each of four processes has committed, that did nothing else for some time."""
     done = run_together(SATURATE, [(path, number, mode, seconds) for number in range(4)])
-    assert [(errors, code) for _, errors, code in done] == [("", 0)] * 4
+    if mode == "fair":  # else who starves may say so
+        assert [(errors, code) for _, errors, code in done] == [("", 0)] * 4
     batches = [int(output.split()[0]) for output, *_ in done]
     assert outside(path, "SELECT count(*) FROM scope_records WHERE scope_no > 1") == [(200 * sum(batches),)]
     return batches
