@@ -108,6 +108,16 @@ def fork_error(path: str) -> StoreError:
     )
 
 
+def before_fork() -> None:
+    """Keep other threads out: who opens a file in the child, in whatever hook, would wait for them for ever."""
+    _lock.acquire()
+
+
+def after_fork_in_parent() -> None:
+    """Go on."""
+    _lock.release()
+
+
 def after_fork_in_child() -> None:
     """The parent's open connections, if there are any, make their files unusable here."""
     global _lock

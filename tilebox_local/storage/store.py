@@ -21,6 +21,7 @@ from tilebox_local.errors import (
     StoreReplacedError,
 )
 from tilebox_local.resource import process_resource, resource_key
+from tilebox_local.storage import guard
 from tilebox_local.storage.checkpointer import Checkpointer
 from tilebox_local.storage.connection import (
     close_quietly,
@@ -30,8 +31,6 @@ from tilebox_local.storage.connection import (
     translate_errors,
 )
 from tilebox_local.storage.ending import MultiprocessingEnd
-from tilebox_local.storage.guard import after_fork_in_child as guard_after_fork_in_child
-from tilebox_local.storage.guard import fork_error
 from tilebox_local.storage.opening import MEMORY, Opener
 from tilebox_local.storage.readers import ReaderPool
 from tilebox_local.storage.redaction import redact_json
@@ -336,7 +335,7 @@ class Store:
         self.writer.after_fork_in_child(refusal if self._released else self._fork_error())
 
     def _fork_error(self) -> StoreError:
-        return fork_error(self._label)
+        return guard.fork_error(self._label)
 
 
 def _resource_key(service: str | None) -> str:
@@ -377,9 +376,11 @@ def _before_fork() -> None:
     _forking[:] = [store for store in _all_stores if store.path is not None and not store.is_closed]
     for store in _forking:
         store.before_fork()
+    guard.before_fork()  # last: the threads that have just been waited for may have opened files
 
 
 def _after_fork_in_parent() -> None:
+    guard.after_fork_in_parent()
     for store in _forking:
         store.after_fork_in_parent()
     _forking.clear()
@@ -392,9 +393,9 @@ def _after_fork_in_child() -> None:
     global _stores_lock, _fork_lock
     _stores_lock, _fork_lock = threading.Lock(), threading.RLock()  # threads of the parent hold them
     _forking.clear()
+    guard.after_fork_in_child()
     for store in list(_all_stores):
         store.after_fork_in_child()
-    guard_after_fork_in_child()
     _multiprocessing_end.prepare()
 
 
