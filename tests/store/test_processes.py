@@ -213,6 +213,33 @@ assert not pathlib.Path(sys.argv[1] + "-wal").exists()
     assert outside(path, "SELECT name FROM spans") == [("made by the second",)]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_may_open_files_in_its_first_moment(path: Path) -> None:
+    """A fork waits for a thread that is inside of the guard, so that a hook of the child that opens a file goes on."""
+    path.with_name("other-wal").touch()
+    script = """
+import os, pathlib, signal, sys, threading, time
+other = pathlib.Path(sys.argv[1]).with_name("other-wal")
+os.register_at_fork(after_in_child=lambda: (signal.alarm(20), other.read_bytes()))  # before any hook of ours
+from tilebox_local import Client
+from tilebox_local.storage import guard
+client, inside = Client(sys.argv[1]), threading.Event()
+def work():
+    with guard._lock:
+        inside.set()
+        time.sleep(0.5)
+thread = threading.Thread(target=work)
+thread.start()
+inside.wait()
+pid = os.fork()
+if pid == 0:
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+thread.join()
+"""
+    assert run(script, path, warnings="ignore").stdout == "0\n"
+
+
 FORK = """
 import os, sys, threading
 from tilebox_local.observability.tracing import WorkflowTracer
