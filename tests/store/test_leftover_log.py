@@ -12,7 +12,7 @@ from store_support import add_scope, added_scopes, outside, read_line, run, star
 
 from tilebox_local import Client
 from tilebox_local.errors import StoreCorruptError, StoreOpenError
-from tilebox_local.storage.leftover import Leftover
+from tilebox_local.storage.leftover import Leftover, _commit_no
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,6 +169,34 @@ def test_a_new_store_in_the_place_of_another_one(path: Path) -> None:
     crash(path)
     with Client(path) as client:
         assert added_scopes(client._store)[-1] == "late 19"
+
+
+def test_a_store_that_is_killed_while_it_is_made(path: Path) -> None:
+    """A new store whose creation ends before its log is emptied is not taken for the one that was deleted before."""
+    Client(path).close()
+    path.unlink()
+    script = """
+import os, sys
+from tilebox_local import Client
+from tilebox_local.storage import schema
+class Copied(schema.apsw.Connection):
+    def wal_checkpoint(self, *arguments, **options):
+        super().wal_checkpoint(mode=schema.apsw.SQLITE_CHECKPOINT_PASSIVE)
+        os._exit(0)
+schema.apsw.Connection = Copied
+Client(sys.argv[1])
+"""
+    assert run(script, path).returncode == 0
+    assert path.with_name("store.db-wal").stat().st_size > 0
+    with Client(path, read_only=True) as client:
+        assert added_scopes(client._store) == []
+    with Client(path) as client:
+        client._store.transact(add_scope("one"))
+
+
+def test_a_page_that_was_cut_off_is_no_evidence() -> None:
+    """Somebody may empty the log while it is looked at."""
+    assert [_commit_no(page) for page in (b"", b"\r\0\0\0\1", b"\r" * 4095)] == [None, None, None]
 
 
 def test_a_log_after_a_foreign_vacuum(path: Path) -> None:

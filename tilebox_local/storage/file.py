@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["MissingCommits", "StoreFile"]
 
 _MAX_RESCUED_BYTES = 1 << 30
+_NOTE_BYTES = 79  # store_id, number and instant, as note_commit writes them
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,13 @@ class StoreFile:
         """Note that this commit has happened. Inside of the lock."""
         with contextlib.suppress(OSError):  # no file system without room keeps a commit from counting
             self._lock.write_note(b"%s %020d %020d\n" % (self._store_id, commit_no, clock.wall_ns()))
+
+    def forget_note(self) -> None:
+        """There is no store here yet, so the note is of one that was. Inside of the lock."""
+        if self.noted_store_id() is not None:
+            with contextlib.suppress(OSError):
+                self._lock.write_note(b" " * _NOTE_BYTES)
+                self._lock.sync_note()
 
     def note_store(self, connection: apsw.Connection) -> None:
         """Note which store is here, unless that is known, before it has a log of its own. Inside of the lock."""

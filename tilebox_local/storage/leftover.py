@@ -107,7 +107,7 @@ class Leftover:
                 dict(run(connection, "table_roots"))["commit_records"],
                 connection.pragma("schema_version"),
             )
-        except (apsw.Error, KeyError, TypeError):  # torn by a checkpoint that did not end, or no store
+        except (apsw.Error, KeyError, TypeError, ValueError):  # torn by a checkpoint that did not end, or no store
             return None
         finally:
             close_quietly(connection)
@@ -140,7 +140,9 @@ class Leftover:
 
 
 def _commit_no(page: bytes) -> int | None:
-    """The number in the only row of commit_records; None if the page is something else."""
+    """The number in the only row of commit_records; None if the page is something else, or cut off."""
+    if len(page) < _PAGE_BYTES:
+        return None
     cell = int.from_bytes(page[8:10], "big")
     if page[0] != _LEAF_TABLE or page[3:5] != b"\0\1" or cell + 5 > len(page):
         return None

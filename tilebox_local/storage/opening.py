@@ -213,6 +213,9 @@ class Opener:
                 f"{path}-wal is there, but the store that it belongs to is not.",
                 hint=f"Put the store back to {path}, or move the -wal file away.",
             )
+        if not (path.exists() and path.stat().st_size):
+            assert self.file is not None  # noqa: S101 -- there is a path
+            self.file.forget_note()
         if not path.exists():
             path.touch(mode=0o600)
         elif path.stat().st_nlink > 1:
