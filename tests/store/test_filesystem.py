@@ -34,8 +34,8 @@ STACKED = """
 31 1 259:2 / / rw,relatime shared:1 - ext4 /dev/sda2 rw
 40 31 0:40 / /data rw,relatime shared:2 - nfs server:/old rw,vers=3
 41 40 8:1 / /data rw,relatime shared:3 - xfs /dev/sdb1 rw
-50 31 0:41 / /work/deep rw,relatime shared:4 - nfs server:/deep rw,vers=3
-51 31 8:2 / /work rw,relatime shared:5 - btrfs /dev/sdc1 rw
+50 31 0:41 / /site/deep rw,relatime shared:4 - nfs server:/deep rw,vers=3
+51 31 8:2 / /site rw,relatime shared:5 - btrfs /dev/sdc1 rw
 60 31 8:3 / /export rw,relatime shared:6 - xfs /dev/sdd1 rw
 61 60 0:42 / /export/deep rw,relatime shared:7 - nfs server:/export rw,vers=3
 70 31 0:43 / /net rw,relatime shared:8 - autofs /etc/auto.net rw,fd=7,pgrp=1,timeout=300,minproto=5,maxproto=5,indirect
@@ -91,7 +91,7 @@ CHROOT = """
         (LAPTOP, "/home/ada/drive/tilebox.db", "fuse", True),
         (LAPTOP, "/home/ada/vault/tilebox.db", "fuse.gocryptfs", False),
         (STACKED, "/data/tilebox.db", "xfs", False),  # the later mount lies on top
-        (STACKED, "/work/deep/tilebox.db", "btrfs", False),  # hidden by what was mounted above it later
+        (STACKED, "/site/deep/tilebox.db", "btrfs", False),  # hidden by what was mounted above it later
         (STACKED, "/export/deep/tilebox.db", "nfs", True),
         (STACKED, "/net/filer/home/ada/tilebox.db", "nfs4", True),
         (STACKED, "/net/tilebox.db", "autofs", False),
@@ -179,6 +179,7 @@ def test_an_unknown_system_is_not_refused(tmp_path: Path, monkeypatch: pytest.Mo
     """Where there is no mount table, as on macOS, stores are opened."""
     monkeypatch.setattr(filesystem, "_MOUNTINFO", tmp_path / "missing")
     Client(tmp_path / "tilebox.db").close()
+    assert (tmp_path / "tilebox.db").stat().st_size > 0
 
 
 # -- folders ----------------------------------------------------------------------------------------------------

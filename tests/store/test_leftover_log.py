@@ -121,7 +121,7 @@ def test_another_store_beside_the_log_of_a_crash_is_refused(path: Path, is_noted
     if not is_noted:
         path.with_name("store.db.lock").unlink()
     before = contents(path)
-    with pytest.raises(StoreOpenError, match="belongs to store" if is_noted else "belongs to a newer copy"):
+    with pytest.raises(StoreOpenError, match="seems to belong to store" if is_noted else "belongs to a newer copy"):
         Client(path)
     assert contents(path) == before
     move_log_away(path)

@@ -21,6 +21,10 @@ LOCKS = """\
 7: FLOCK  ADVISORY  WRITE 28 08:01:1 0 EOF
 8: OFDLCK ADVISORY  READ  -1 00:06:1 0 EOF
 9: POSIX  ADVISORY  READ  20 08:01:{shm} 126 127
+10: POSIX  ADVISORY  WRITE 29 08:01:{db} 1073741824 1073742335
+11: POSIX  ADVISORY  WRITE 30 08:01:{db} 0 0
+12: POSIX  ADVISORY  READ  31 08:01:{db} 1073741826 1073742335
+13: POSIX  ADVISORY  WRITE 32 08:01:{db} 0 EOF
 nonsense
 """
 
@@ -30,10 +34,11 @@ def test_lock_holders(tmp_path: Path) -> None:
     for name in ("store.db", "store.db-shm", "store.db.lock"):
         (tmp_path / name).touch()
     locks = tmp_path / "locks"
-    numbers = {"shm": (tmp_path / "store.db-shm").stat().st_ino, "lock": (tmp_path / "store.db.lock").stat().st_ino}
+    names = {"db": "store.db", "shm": "store.db-shm", "lock": "store.db.lock"}
+    numbers = {key: (tmp_path / name).stat().st_ino for key, name in names.items()}
     locks.write_text(LOCKS.format(**numbers))
     holders = find_lock_holders(tmp_path / "store.db", locks)
-    assert (holders.writers, holders.inside, holders.readers) == ([24], [26], [20, 21, 23])
+    assert (holders.writers, holders.inside, holders.readers) == ([24, 29, 32], [26], [20, 21, 23])
 
 
 def test_nothing_to_look_at(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def bury(connection: apsw.Connection, remains: Remains, *, now_ns: int) -> None:
     """Queue lost tasks again, end what was open, and record each crash once. Inside of a write transaction.
 
     Attempts and open spans end with their last sign of life: a heartbeat or commit of the process, or the newest time
-    among the spans and logs of the attempt; the spans with an error.
+    among the spans and logs of the attempt, as far as it is in the newest 10,000 of the trace; the spans with an error.
     """
     for task in remains.tasks:
         _bury_task(connection, task, now_ns)

@@ -65,7 +65,8 @@ INSERT INTO commit_records (commit_key, commit_no) VALUES (1, 1)
     ON CONFLICT (commit_key) DO UPDATE SET commit_no = commit_no + 1
 
 -- name: commit_no
-SELECT commit_no FROM commit_records WHERE commit_key = 1
+-- 0 if the row is lost.
+SELECT coalesce((SELECT commit_no FROM commit_records WHERE commit_key = 1), 0)
 
 -- name: store_id
 SELECT value FROM store_records WHERE key = 'store_id'

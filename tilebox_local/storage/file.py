@@ -14,7 +14,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from itertools import chain, count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tilebox_local import clock
 from tilebox_local.catalog import value
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["MissingCommits", "StoreFile"]
 
 _MAX_RESCUED_BYTES = 1 << 30
-_NOTE_BYTES = 79  # store_id, number and instant, as note_commit writes them
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,14 @@ class MissingCommits:
 
     count: int
     last_ns: int
+
+
+class _Note(NamedTuple):
+    """The last commit: of which store, which one, and when."""
+
+    store_id: str
+    commit_no: int
+    time_ns: int
 
 
 class StoreFile:
@@ -131,34 +138,38 @@ class StoreFile:
 
     def forget_note(self) -> None:
         """There is no store here yet, so the note is of one that was. Inside of the lock."""
-        if self.noted_store_id() is not None:
+        if self._read_note() is not None:
             with contextlib.suppress(OSError):
-                self._lock.write_note(b" " * _NOTE_BYTES)
+                self._lock.erase_note()
                 self._lock.sync_note()
 
     def note_store(self, connection: apsw.Connection) -> None:
         """Note which store is here, unless that is known, before it has a log of its own. Inside of the lock."""
         if self.noted_store_id() != self._store_id.decode():
-            self.note_commit(value(connection, "commit_no") or 0)
+            self.note_commit(value(connection, "commit_no"))
             # A power cut must not leave the note of a store that was here before beside the log of this one.
             with contextlib.suppress(OSError):
                 self._lock.sync_note()
 
     def noted_store_id(self) -> str | None:
         """The store that was last written to at this path; None if nobody knows."""
-        fields = self._lock.read_note().partition(b"\n")[0].split()
-        return fields[0].decode(errors="replace") if len(fields) == 3 else None
+        note = self._read_note()
+        return None if note is None else note.store_id
 
     def missing_commits(self, connection: apsw.Connection) -> MissingCommits | None:
         """What was noted and is not there any more; None if nothing is missing. Inside of the lock."""
+        note = self._read_note()
+        if note is None or note.store_id != self._store_id.decode():
+            return None
+        missing = note.commit_no - value(connection, "commit_no")
+        return MissingCommits(missing, note.time_ns) if missing > 0 else None
+
+    def _read_note(self) -> _Note | None:
         try:
-            store_id, noted, last_ns = self._lock.read_note().partition(b"\n")[0].split()
-            missing = int(noted) - int(value(connection, "commit_no") or 0)
-            if store_id == self._store_id and missing > 0:
-                return MissingCommits(missing, int(last_ns))
+            store_id, commit_no, time_ns = self._lock.read_note().partition(b"\n")[0].split()
+            return _Note(store_id.decode(), int(commit_no), int(time_ns))
         except ValueError:  # nothing is noted
-            pass
-        return None
+            return None
 
 
 def _identity(path: bytes) -> tuple[int, int] | None:

@@ -60,9 +60,10 @@ class Leftover:
         if alone is None:
             return
         if noted_store_id not in (None, alone.store_id):
+            # The log itself does not say whose it is.
             raise self._refusal(
-                f"store {noted_store_id}, the file is store {alone.store_id}",
-                f" If they do belong to it, delete {self._path.name}.lock, which says so.",
+                f"seems to belong to store {noted_store_id}, which was here, and the file is store {alone.store_id}",
+                f" If they do belong to it, delete {self._path.name}.lock, which says who was here.",
             )
         try:
             is_snapshot, first = self._is_in_rollback_mode(), self._first_commit(alone)
@@ -71,14 +72,16 @@ class Leftover:
         if first is None:
             return
         if is_snapshot:
-            raise self._refusal("the file that was here before, the file is a snapshot")
+            raise self._refusal("belongs to the file that was here before, and the file is a snapshot")
         now = self._look()  # what was moved into the file meanwhile was in the log
         if now is not None and now.commit_no < first - 1:
-            raise self._refusal(f"a newer copy: it begins with commit {first}, the file ends with {now.commit_no}")
+            raise self._refusal(
+                f"belongs to a newer copy: it begins with commit {first}, the file ends with {now.commit_no}"
+            )
 
     def refuse_stale(self, connection: apsw.Connection) -> None:
         """After SQLite has opened the file. Raises StoreCorruptError: the log would take the file back in time."""
-        commit_no = value(connection, "commit_no") or 0
+        commit_no = value(connection, "commit_no")
         if self._alone is not None and commit_no < self._alone.commit_no:
             raise StoreCorruptError(
                 f"{self._path} was not opened: the file has commit {self._alone.commit_no}, and {self._log.name} ends "
@@ -89,7 +92,7 @@ class Leftover:
 
     def _refusal(self, what: str, doubt: str = "") -> StoreOpenError:
         return StoreOpenError(
-            f"{self._path} was not opened: {self._log.name} belongs to {what}. SQLite would mix the two.",
+            f"{self._path} was not opened: {self._log.name} {what}. SQLite would mix the two.",
             hint=f"Move {self._log.name} and {self._path.name}-shm away to use the file as it is, or put the file back "
             f"that they belong to.{doubt}",
         )
@@ -103,7 +106,7 @@ class Leftover:
         try:
             return _Alone(
                 str(value(connection, "store_id")),
-                int(value(connection, "commit_no")),
+                value(connection, "commit_no"),
                 dict(run(connection, "table_roots"))["commit_records"],
                 connection.pragma("schema_version"),
             )

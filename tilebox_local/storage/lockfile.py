@@ -74,6 +74,11 @@ class LockFile:
         if self._fd is not None:
             os.pwrite(self._fd, note, 0)
 
+    def erase_note(self) -> None:
+        """Make `read_note` find nothing but zeros. Inside of the lock."""
+        if self._fd is not None:
+            os.pwrite(self._fd, bytes(_NOTE_BYTES), 0)
+
     def sync_note(self) -> None:
         """Wait until the note is on the disk."""
         if self._fd is not None:

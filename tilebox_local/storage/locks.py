@@ -10,6 +10,7 @@ __all__ = ["LockHolders", "find_lock_holders", "process_name"]
 # Bytes of the shared memory file that SQLite locks in WAL mode (https://sqlite.org/walformat.html, section 2.2).
 _WRITE_BYTE = 120
 _FIRST_READER_BYTE, _LAST_READER_BYTE = 123, 127
+_PENDING_BYTE = 0x40000000  # the first of the bytes of the database that SQLite locks
 
 
 class LockHolders:
@@ -42,7 +43,9 @@ def find_lock_holders(path: Path, locks: Path = Path("/proc/locks")) -> LockHold
         if kind == "FLOCK" and inode == lock_file:
             inside.add(int(pid))
         elif kind == "POSIX" and inode == database and mode == "WRITE":
-            writers.add(int(pid))  # locking_mode=exclusive: then there is no shared memory
+            # With locking_mode=exclusive there is no shared memory. Other bytes than SQLite's may be locked at will.
+            if last == "EOF" or int(last) >= _PENDING_BYTE:
+                writers.add(int(pid))
         elif kind == "POSIX" and inode == shared_memory:
             end = _LAST_READER_BYTE if last == "EOF" else int(last)
             if mode == "WRITE" and int(first) <= _WRITE_BYTE <= end:

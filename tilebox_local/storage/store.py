@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import weakref
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -90,22 +90,12 @@ def open_store(path: str | os.PathLike[str], *, full_sync: bool = False, read_on
 
 def _same_file(path: Path, read_only: bool) -> Store | None:
     """The store that has the file open under another path: of another mount point, or in other letters on a Mac."""
-    for store in _stores.values():
-        if store.path is not None and store.is_read_only == read_only:
-            with suppress(OSError):
-                if path.samefile(store.path):
-                    return store
-    return None
+    return next((store for store in _stores.values() if store.is_read_only == read_only and store.is_at(path)), None)
 
 
 def is_open_here(path: Path) -> bool:
     """Whether this process has the file open as a store, under whatever name."""
-    for store in open_stores():
-        if store.path is not None:
-            with suppress(OSError):
-                if path.samefile(store.path):
-                    return True
-    return False
+    return any(store.is_at(path) for store in open_stores())
 
 
 def open_stores() -> list[Store]:
@@ -179,6 +169,13 @@ class Store:
     def is_closed(self) -> bool:
         """Whether the last user has closed it."""
         return self._users == 0
+
+    def is_at(self, path: Path) -> bool:
+        """Whether a path leads to what is at the path of this store now."""
+        try:
+            return self.path is not None and path.samefile(self.path)
+        except OSError:
+            return False
 
     def is_usable(self) -> bool:
         """Whether the path still leads to this store; False once it leads to another file, or nowhere.
