@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import sqlite3
 import threading
 from collections import Counter
 from contextlib import closing
@@ -281,6 +282,65 @@ ENDINGS = {
     "thread that outlives main": (LATE_THREAD, 0, ""),
     "thread pool": (THREAD_POOL, 0, ""),
 }
+
+
+IMPATIENT = """
+import signal, sys, threading, time
+from tilebox_local import Client
+from tilebox_local.storage.writer import Writer
+
+def is_closing():
+    frame = sys._current_frames().get(main)  # None between the end of the script and that of the interpreter
+    while frame is not None and frame.f_code is not Writer.close.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+def wait_for_close():
+    while not is_closing():
+        time.sleep(0.001)
+
+def interrupt():
+    wait_for_close()
+    signal.pthread_kill(main, signal.SIGINT)
+
+def tell():
+    wait_for_close()
+    print("closing again", flush=True)
+
+main = threading.get_ident()
+client = Client(sys.argv[1])
+with client.tracer.span("early"):
+    pass
+client.flush()
+print("open", flush=True)
+sys.stdin.readline()
+for number in range(500):
+    with client.tracer.span(f"late {number}"):
+        pass
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    client.close()
+except KeyboardInterrupt:
+    threading.Thread(target=tell, daemon=True).start()
+    raise
+"""
+
+
+def test_interrupting_close_loses_nothing(path: Path) -> None:
+    """Ctrl-C while close() waits for somebody's lock: what is queued is written before the interpreter exits."""
+    with start(IMPATIENT, path) as process:
+        assert read_line(process) == "open"
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:  # no store is open in this process
+            other.execute("BEGIN IMMEDIATE")
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert read_line(process) == "closing again"
+            other.execute("ROLLBACK")
+        stdout, stderr = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, stdout, stderr.strip().rpartition("\n")[2]) == (-2, "", "KeyboardInterrupt")
+    assert sorted(file.name for file in path.parent.iterdir()) == ["store.db", "store.db.lock"]
+    assert outside(path, "SELECT count(*) FROM spans") == [(501,)]
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

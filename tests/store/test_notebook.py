@@ -44,6 +44,7 @@ class Notebook:
                 printed.append(message["content"]["text"])
 
         reply = self.client.execute_interactive(cell, timeout=TIMEOUT_S, output_hook=hear)
+        assert reply["content"]["status"] != "aborted"  # it has not run, since the one before it has failed
         return "".join(printed) + reply["content"].get("ename", "")
 
     def restart(self) -> None:
@@ -160,7 +161,7 @@ client.runner(tasks=[Slow]).run_all()
 """
     with notebook(tmp_path) as kernel:
         assert kernel.run(OPEN) == ""
-        message = kernel.client.execute(cell)
+        message = kernel.client.execute(cell, stop_on_error=False)  # else the next cell may come too soon to be run
         until((tmp_path / "seen").exists)
         kernel.manager.interrupt_kernel()
         reply = kernel.client.get_shell_msg(timeout=TIMEOUT_S)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import os
 import signal
+import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Self
+
+from tilebox_local.observability._logging import StructuredLogger, internal_logger
+from tilebox_local.storage.completion import Completion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +23,8 @@ __all__ = ["GracefulShutdown", "RunnerShutdown"]
 GRACE_PERIOD_S = 2.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+_log = StructuredLogger(internal_logger)
+
 
 class RunnerShutdown(Exception):  # noqa: N818 -- the official name
     """Why a task was given back: its runner was told to stop."""
@@ -25,8 +33,9 @@ class RunnerShutdown(Exception):  # noqa: N818 -- the official name
 class GracefulShutdown:
     """Inside the block, a signal stops the claiming of tasks.
 
-    A task that still runs after the grace period is given back through `give_back`, on another thread, and the signal
-    is delivered again to whoever handled it before. Elsewhere than in the main thread the block does nothing.
+    A task that still runs after the grace period is given back through `give_back`, on another thread. At the end of
+    that or of the block, the signal is delivered once more, to whoever handled it before. Elsewhere than in the main
+    thread the block does nothing.
     """
 
     def __init__(self, give_back: Callable[[], None], grace_period_s: float = GRACE_PERIOD_S) -> None:
@@ -36,7 +45,10 @@ class GracefulShutdown:
         self._previous: dict[int, Any] = {}
         self._received: int | None = None
         self._pid = os.getpid()
-        self._timer: threading.Timer | None = None
+        self._thread_id = threading.get_ident()
+        self._end = Completion()  # of the block
+        self._delivery = Completion()  # of the signal, after the grace period
+        self._delivers = threading.Lock()  # taken by the thread that delivers it, for good
         self._on_stop: list[Callable[[], None]] = []
 
     def on_stop(self, callback: Callable[[], None]) -> None:
@@ -56,21 +68,23 @@ class GracefulShutdown:
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._end.finish()
         self._restore()
-        # The task ended in time: now let the signal do what it would have done.
-        if self._received is not None and exc_type is None:
-            os.kill(os.getpid(), self._received)
+        if self._received is None:
+            return
+        if not self._delivers.acquire(blocking=False):
+            self._delivery.wait()  # what it raises belongs here, not to whatever comes next
+        elif exc_type is None:  # the task ended in time: now let the signal do what it would have done
+            self._deliver(self._received)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        self._previous.clear()
+        self._previous = {}  # not before: a signal may come in the middle of it, and begins it again
 
     def after_fork_in_child(self) -> None:
         """The signals of a child are its own: it neither finishes the task of its parent nor gives it back."""
-        self._received, self._timer = None, None
+        self._received = None
         self._restore()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -83,10 +97,9 @@ class GracefulShutdown:
             self.is_stopping = True
             for callback in self._on_stop:
                 callback()
-            # Writing to the store from a signal handler could wait for a lock that the interrupted code holds.
-            self._timer = threading.Timer(self._grace_period_s, self._expire)
-            self._timer.daemon = True
-            self._timer.start()
+            # On a thread of its own, since the interrupted code may hold locks that giving back takes.
+            with contextlib.suppress(RuntimeError):  # no thread to be had: the grace has no end but a second signal
+                _thread.start_new_thread(self._wait, ())
             return
         previous = self._previous.get(number)
         self._restore()
@@ -95,12 +108,25 @@ class GracefulShutdown:
         else:
             os.kill(os.getpid(), number)
 
-    def _expire(self) -> None:
+    def _wait(self) -> None:
+        """Give the block the grace period to end."""
+        if self._end.wait(self._grace_period_s) or not self._delivers.acquire(blocking=False):
+            return
         try:
             self._give_back()
-        finally:  # also if the store refuses: the process was told to go
-            if self._received is not None:
-                os.kill(os.getpid(), self._received)
+        except Exception as error:  # noqa: BLE001 -- the process was told to go, also if the store refuses
+            _log.error("The running task could not be given back: %s", error)
+        finally:
+            assert self._received is not None  # noqa: S101 -- this thread was started after that
+            self._deliver(self._received)
+            self._delivery.finish()
+
+    def _deliver(self, number: int) -> None:
+        # Not to the process: if another of its threads got the signal, a main thread that sleeps would sleep on.
+        if sys.platform == "win32":
+            _thread.interrupt_main(number)
+        else:
+            signal.pthread_kill(self._thread_id, number)
 
 
 _active: weakref.WeakSet[GracefulShutdown] = weakref.WeakSet()

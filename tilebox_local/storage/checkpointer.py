@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import apsw
 
 from tilebox_local import clock
+from tilebox_local.storage.completion import Completion
 from tilebox_local.storage.connection import close_quietly, impatient
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Checkpointer:
     def _reset(self) -> None:
         self._due = threading.Event()
         self._thread: threading.Thread | None = None
+        self._end = Completion()  # of the thread
         self._is_closed = False
         self._connection: apsw.Connection | None = None
         self._lock = threading.Lock()  # held during a checkpoint, and from before a fork until after it
@@ -129,6 +131,7 @@ class Checkpointer:
             with self._lock:
                 if self._is_closed:
                     self._close_connection()
+                    self._end.finish()
                     return
                 # A full disk or a foreign lock is the writer's to report; the next request tries again.
                 with contextlib.suppress(apsw.Error, MemoryError):
@@ -209,6 +212,7 @@ class Checkpointer:
         self._is_closed = True
         self._due.set()
         if self._thread is not None:
+            self._end.wait()
             self._thread.join()
             self._thread = None
 

@@ -110,6 +110,7 @@ class Store:
         self.path = path
         self.is_read_only = read_only
         self._users = 1
+        self._holds_file = True  # until it is closed; longer than it has users, if Ctrl-C came in between
         self._released = True  # whether the file may be used here: every fork that led to this process let go of it
         self._has_let_go = True  # for the fork under way, if there is something to let go of
         self._resources: dict[str | None, Reference] = {}
@@ -286,19 +287,22 @@ class Store:
     def _shut_down(self) -> None:
         with _fork_lock:  # a child must not inherit a file that is half closed
             self._users = 0
-            self._let_go()
+            try:
+                self._checkpointer.close()  # before the writer, whose close is to be the last of this process
+                self.writer.close(_EXIT_TIMEOUT_S)
+            except Exception:
+                self._let_go()
+                raise
+            self._let_go()  # not after Ctrl-C: the writer goes on, and the end of the process waits for it
 
     def _let_go(self) -> None:
-        try:
-            self._checkpointer.close()  # before the writer, whose close is to be the last of this process
-            self.writer.close(_EXIT_TIMEOUT_S)
-        finally:
-            self._readers.close()
-            if self._anchor is not None:
-                close_quietly(self._anchor)
-                self._anchor = None
-            self._lock.close()
-            self._opener.stop_guarding()
+        self._readers.close()
+        if self._anchor is not None:
+            close_quietly(self._anchor)
+            self._anchor = None
+        self._lock.close()
+        self._opener.stop_guarding()
+        self._holds_file = False
 
     def before_fork(self) -> None:
         """Let go of the file: SQLite must not be carried across a fork."""
@@ -341,7 +345,7 @@ def _resource_key(service: str | None) -> str:
 
 def _close_all() -> None:
     for store in list(_all_stores):
-        if not store.is_closed:
+        if store._holds_file:
             try:
                 store._shut_down()
             except (FlushTimeoutError, StoreError) as error:
@@ -370,7 +374,7 @@ def _before_fork() -> None:
     _fork_lock.acquire()
     # Nobody may open a store meanwhile. Who is at it may be waiting for another process.
     _stores_lock_is_held = _stores_lock.acquire(timeout=_FORK_PATIENCE_S)
-    _forking[:] = [store for store in _all_stores if store.path is not None and not store.is_closed]
+    _forking[:] = [store for store in _all_stores if store.path is not None and store._holds_file]
     for store in _forking:
         store.before_fork()
     guard.before_fork()  # last: the threads that have just been waited for may have opened files

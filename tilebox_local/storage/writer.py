@@ -24,6 +24,7 @@ from tilebox_local.catalog import run, value
 from tilebox_local.errors import ArgumentError, FlushTimeoutError, StoreClosedError, StoreError, StoreReplacedError
 from tilebox_local.storage.batch import STORE_ERRORS, Batch
 from tilebox_local.storage.bookkeeping import Bookkeeping, WriterStats
+from tilebox_local.storage.completion import Completion
 from tilebox_local.storage.connection import (
     close_quietly,
     is_full_sync,
@@ -57,17 +58,17 @@ _RETRY_S = (0.05, 0.1, 0.25, 0.5, 1.0)
 _log = logging.getLogger("tilebox.workflows.internal")
 
 
-class _Command:
-    """A function to run inside a transaction, and the thread that waits for it."""
+class _Command(Completion):
+    """A function to run inside a transaction, which another thread waits for."""
 
-    __slots__ = ("done", "error", "function", "result")
+    __slots__ = ("error", "function", "is_submitted", "result")
 
     def __init__(self, function: Callable[[apsw.Connection], Any]) -> None:
+        super().__init__()
         self.function = function
         self.result: Any = None
         self.error: BaseException | None = None
-        self.done = threading.Lock()
-        self.done.acquire()
+        self.is_submitted = False
 
 
 class _CommandError(Exception):
@@ -134,7 +135,8 @@ class Writer:
         self._data_version: int | None = None
         self._lingers = False
         self._is_writing = False  # between taking records from the queues and the end of their transaction
-        self._has_ended = False
+        self._has_ended = False  # nothing more is taken from the queues
+        self._end = Completion()  # of the thread
         self._must_pause = False
         self._paused = threading.Event()
         self._resumed = threading.Event()
@@ -154,14 +156,13 @@ class Writer:
         """
         if threading.current_thread() is self._thread:
             return function(self._require_connection())  # a transaction inside of a transaction joins it
-        command = self._submit(function)
+        command = _Command(function)
         try:
+            self._submit(command)
             self._wait_for(command)
         except BaseException:  # Ctrl-C: what has not begun does not happen, what has begun is waited for
-            with contextlib.suppress(ValueError):
-                self._commands.remove(command)
-                raise
-            command.done.acquire()
+            if not self._take_back(command) and command.is_submitted:
+                command.wait()
             raise
         if command.error is not None:
             raise command.error
@@ -178,7 +179,8 @@ class Writer:
             raise self.queue.refusal
         if not self.has_work():
             return
-        command = self._submit(_nothing)
+        command = _Command(_nothing)
+        self._submit(command)
         if not self._wait_for(command, timeout_s):
             pending = self._pending()
             raise FlushTimeoutError(f"{pending} records are still queued after {timeout_s} s.", pending=pending)
@@ -187,15 +189,13 @@ class Writer:
 
     def _wait_for(self, command: _Command, timeout_s: float | None = None) -> bool:
         """Wait until a command is done; whether it is. Says why, after a while."""
-        if timeout_s is not None:
-            timeout_s = max(0.0, timeout_s)  # less than nothing is left of somebody's deadline; -1 would wait for ever
         patience_s = _PATIENCE_S if timeout_s is None else min(_PATIENCE_S, timeout_s)
-        if command.done.acquire(timeout=patience_s):
+        if command.wait(patience_s):
             return True
         if timeout_s is not None and timeout_s <= patience_s:
             return False
         self._on_slow()
-        return command.done.acquire(timeout=-1 if timeout_s is None else timeout_s - patience_s)
+        return command.wait(None if timeout_s is None else timeout_s - patience_s)
 
     def has_work(self) -> bool:
         """Whether anything was appended that is not committed yet."""
@@ -211,20 +211,19 @@ class Writer:
             StoreError: the disk refuses what is queued; it is lost.
         """
         with self._start_lock:
-            if self._closed:
-                return
-            self._closed = True
-            self.queue.close()
+            if not self._closed:
+                self._closed = True
+                self.queue.close()
         self._stopping = True
         thread = self._thread
-        if thread is None:
-            self._run()  # there was nothing to write, or no thread for it, as when the interpreter is shutting down
-        else:
+        if thread is not None:
             self._wakeups.put(None)
-            thread.join(timeout_s)
-        if thread is not None and thread.is_alive():
-            pending = self._pending()
-            raise FlushTimeoutError(f"{self._path}: {pending} records are not written yet.", pending=pending)
+            if not self._end.wait(timeout_s):
+                pending = self._pending()
+                raise FlushTimeoutError(f"{self._path}: {pending} records are not written yet.", pending=pending)
+            thread.join()
+        elif not self._has_ended:
+            self._run()  # there was nothing to write, or no thread for it, as when the interpreter is shutting down
         if self._batch:
             message = (
                 f"{self._path}: {len(self._batch)} records are lost, they could not be written: "
@@ -317,18 +316,26 @@ class Writer:
         self.queue.close(refusal)
         self.queue.end()
 
-    def _submit(self, function: Callable[[apsw.Connection], Any]) -> _Command:
-        command = _Command(function)
+    def _submit(self, command: _Command) -> None:
         with self._start_lock:
             if self._closed or self._has_ended:
                 raise self._closed_error()
             self._commands.append(command)
+            command.is_submitted = True
         try:
             self._wake()
         except RuntimeError as error:
+            if self._take_back(command):
+                raise StoreError(f"{self._path} cannot be written now: {error}.") from error
+
+    def _take_back(self, command: _Command) -> bool:
+        """Whether a command had not begun; then it will not."""
+        try:
             self._commands.remove(command)
-            raise StoreError(f"{self._path} cannot be written now: {error}.") from error
-        return command
+        except ValueError:
+            return False
+        command.is_submitted = False
+        return True
 
     def _closed_error(self) -> StoreError:
         if self.queue.refusal is not None:
@@ -344,16 +351,29 @@ class Writer:
     def _start(self) -> None:
         with self._start_lock:
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="tilebox-local-writer", daemon=True)
+                claim = threading.Lock()
+                thread = threading.Thread(
+                    target=self._run_unless, args=(claim,), name="tilebox-local-writer", daemon=True
+                )
                 # First the name, then the start: the thread asks at once whether it is the writer.
                 self._thread = thread
                 try:
                     thread.start()
-                except RuntimeError:  # the interpreter is shutting down, or has no thread to give
-                    self._thread = None
+                except BaseException:
+                    # The interpreter is shutting down, or has no thread to give. Or Ctrl-C: then it may run, or not.
+                    if claim.acquire(blocking=False):
+                        self._thread = None
                     raise
 
     # -- writer thread ------------------------------------------------------------------------------------------
+
+    def _run_unless(self, claim: threading.Lock) -> None:
+        """Be the writer's thread, unless whoever started it has given it up before."""
+        if claim.acquire(blocking=False):
+            try:
+                self._run()
+            finally:
+                self._end.finish()
 
     def _run(self) -> None:
         """Write until told to stop; then once more, and as often again as the disk may be given a chance."""
@@ -470,7 +490,7 @@ class Writer:
             failure = translate_error(error, self._path) if isinstance(error, apsw.Error) else error
             for command in commands + postponed:
                 command.error = failure
-                command.done.release()
+                command.finish()
             raise
         batch.commit()
         self._lingers = True
@@ -478,7 +498,7 @@ class Writer:
         self.queue.is_shedding = False
         self._failures = 0
         for command in commands:
-            command.done.release()
+            command.finish()
         self._commands.extendleft(reversed(postponed))
         for notify in list(self.on_commit):
             with contextlib.suppress(BaseException):  # whoever listens must not stop the writer
@@ -551,7 +571,7 @@ class Writer:
         _log.error("%s", rescued)
         for command in commands:
             command.error = rescued
-            command.done.release()
+            command.finish()
 
     def _roll_back(self, connection: apsw.Connection) -> None:
         """End a failed transaction. If not even that works, as without memory, closing the connection does it."""
@@ -637,7 +657,7 @@ class Writer:
             commands = take(self._commands, len(self._commands))
         for command in commands:
             command.error = self._closed_error()
-            command.done.release()
+            command.finish()
         self.queue.end()
         connection, self._connection = self._connection, None
         if connection is None:
