@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import sqlite3
 import threading
 from collections import Counter
 from contextlib import closing
@@ -284,6 +283,13 @@ ENDINGS = {
 }
 
 
+LOCKER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
 IMPATIENT = """
 import signal, sys, threading, time
 from tilebox_local import Client
@@ -330,13 +336,13 @@ def test_interrupting_close_loses_nothing(path: Path) -> None:
     """Ctrl-C while close() waits for somebody's lock: what is queued is written before the interpreter exits."""
     with start(IMPATIENT, path) as process:
         assert read_line(process) == "open"
-        with closing(sqlite3.connect(path, isolation_level=None)) as other:  # no store is open in this process
-            other.execute("BEGIN IMMEDIATE")
+        with start(LOCKER, path) as other:
+            assert read_line(other) == "locked"
             assert process.stdin is not None
             process.stdin.write("\n")
             process.stdin.flush()
             assert read_line(process) == "closing again"
-            other.execute("ROLLBACK")
+            assert other.communicate("") == ("", "")
         stdout, stderr = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, stdout, stderr.strip().rpartition("\n")[2]) == (-2, "", "KeyboardInterrupt")
     assert sorted(file.name for file in path.parent.iterdir()) == ["store.db", "store.db.lock"]

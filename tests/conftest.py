@@ -1,4 +1,4 @@
-"""Fixtures of the store's tests. All of them use real files."""
+"""Fixtures of all tests that look at a store as such: a real file each. Other folders have a `store` of their own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from process_support import Stage
 from store_support import Disk
 
 from tilebox_local.observability.tracing import WorkflowTracer
@@ -56,9 +55,3 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a failure the writer tries again at once."""
     monkeypatch.setattr(writer_module, "_RETRY_S", (0.001,) * 5)
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    """Where scripts play, each in a process of its own."""
-    return Stage(tmp_path)
