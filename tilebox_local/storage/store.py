@@ -287,6 +287,8 @@ class Store:
     def _shut_down(self) -> None:
         with _fork_lock:  # a child must not inherit a file that is half closed
             self._users = 0
+            if not self._holds_file:
+                return  # another thread was faster
             try:
                 self._checkpointer.close()  # before the writer, whose close is to be the last of this process
                 self.writer.close(_EXIT_TIMEOUT_S)
