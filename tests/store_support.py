@@ -18,8 +18,9 @@ from tilebox_local.errors import StoreError
 from tilebox_local.storage.rows import LogItem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
+    from types import FrameType
 
     import apsw
 
@@ -122,6 +123,39 @@ def until(condition: Callable[[], object]) -> None:
         pause.wait(0.0005)
 
 
+def interrupt_after(calls: int, function: Callable[[], object], files: Collection[str]) -> bool:
+    """Call a function in a thread, with a KeyboardInterrupt where Python would notice a signal; whether it was hit.
+
+    It is raised after so many calls by, or of, functions of these files, and of Thread.start().
+    """
+    outcome: list[bool] = []
+    remaining = calls
+
+    def interrupt(frame: FrameType, event: str, _value: object) -> None:
+        nonlocal remaining
+        is_counted = frame.f_code.co_filename in files or frame.f_code is threading.Thread.start.__code__
+        remaining -= is_counted and event in ("call", "c_return")
+        if not remaining:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    def call() -> None:
+        try:
+            sys.setprofile(interrupt)
+            function()
+        except KeyboardInterrupt:
+            outcome.append(True)
+        else:
+            sys.setprofile(None)
+            outcome.append(False)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert outcome, f"it has not come back after an interrupt after {calls} calls"
+    return outcome[0]
+
+
 @contextmanager
 def standing_still(store: Store) -> Iterator[apsw.Connection]:
     """The writer thread waits inside of a transaction for as long as the block lasts."""
@@ -219,6 +253,6 @@ def transact_within(store: Store, seconds: float, function: Callable[[apsw.Conne
     if thread.is_alive():
         command = store.writer._commands.popleft()
         command.result = "hangs"
-        command.done.release()
+        command.finish()
         thread.join()
     return results[0]

@@ -10,7 +10,7 @@ import pytest
 
 from tilebox_local.errors import StoreError
 from tilebox_local.runner.shutdown import GracefulShutdown
-from tilebox_local.storage.completion import Completion
+from tilebox_local.storage.threads import Completion
 
 TIMEOUT_S = 30
 

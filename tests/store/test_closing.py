@@ -418,14 +418,13 @@ def test_kill_minus_9_loses_nothing_that_was_acknowledged(path: Path) -> None:
 def test_no_thread_to_be_had(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no thread can be started, spans do not raise, transactions say so, and close() writes what waits."""
 
-    class NoThread(threading.Thread):
-        def start(self) -> None:
-            raise RuntimeError("can't start new thread")
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
 
     store = open_store(path)
     tracer = WorkflowTracer(store.writer.queue, store.resource(None))
     with monkeypatch.context() as patch:
-        patch.setattr(threading, "Thread", NoThread)
+        patch.setattr(threading.Thread, "start", refuse)
         make_spans(tracer, 4_500)  # more than a batch, where they would give way to the writer
         with pytest.raises(StoreError, match="can't start new thread"):
             store.transact(add_scope("refused"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import signal
-import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -15,6 +15,7 @@ from store_support import (
     PATIENCE_S,
     add_scope,
     added_scopes,
+    interrupt_after,
     log_item,
     make_spans,
     names,
@@ -30,6 +31,7 @@ from tilebox_local.errors import ArgumentError, FlushTimeoutError, StoreError
 from tilebox_local.observability.span import RecordingSpan
 from tilebox_local.observability.tracing import WorkflowTracer
 from tilebox_local.storage import queue as queue_module
+from tilebox_local.storage import threads
 from tilebox_local.storage import writer as writer_module
 from tilebox_local.storage.rows import Reference
 from tilebox_local.storage.store import Store, open_store
@@ -38,7 +40,6 @@ from tilebox_local.storage.writer import WriterStats
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from types import FrameType
 
 # -- the two promises -------------------------------------------------------------------------------------------
 
@@ -280,36 +281,6 @@ def test_an_interrupted_transaction(has_begun: bool, store: Store) -> None:
 def test_an_interrupt_at_any_moment(tmp_path: Path) -> None:
     """Ctrl-C may hit the first or a later transaction at any call: no thread waits for ever, and the store goes on."""
 
-    def interrupted_after(calls: int, name: str, store: Store) -> bool:
-        """Run a transaction that a KeyboardInterrupt hits, where Python would notice a signal; whether it did."""
-        outcome: list[str] = []
-        remaining = calls
-
-        def interrupt(frame: FrameType, event: str, _value: object) -> None:
-            nonlocal remaining
-            code = frame.f_code
-            is_ours = code.co_filename == writer_module.__file__ or code is threading.Thread.start.__code__
-            remaining -= is_ours and event in ("call", "c_return")
-            if not remaining:
-                sys.setprofile(None)
-                raise KeyboardInterrupt
-
-        def run() -> None:
-            try:
-                sys.setprofile(interrupt)
-                store.transact(add_scope(name))
-            except KeyboardInterrupt:
-                outcome.append("interrupted")
-            else:
-                sys.setprofile(None)
-                outcome.append("done")
-
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        thread.join(PATIENCE_S)
-        assert outcome, f"a transaction that was interrupted after {calls} calls has not come back"
-        return outcome == ["interrupted"]
-
     def interrupted_everywhere(*, is_first: bool) -> int:
         calls, goes_on = 0, True
         while goes_on:
@@ -318,7 +289,8 @@ def test_an_interrupt_at_any_moment(tmp_path: Path) -> None:
             try:
                 if not is_first:
                     store.transact(add_scope("earlier"))
-                goes_on = interrupted_after(calls, "hit", store)
+                transact = partial(store.transact, add_scope("hit"))
+                goes_on = interrupt_after(calls, transact, [writer_module.__file__, threads.__file__])
                 assert transact_within(store, PATIENCE_S, add_scope("later")) == "later"
                 earlier = [] if is_first else ["earlier"]
                 allowed = [[*earlier, "later"], [*earlier, "hit", "later"]] if goes_on else [[*earlier, "hit", "later"]]

@@ -12,7 +12,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Self
 
 from tilebox_local.observability._logging import StructuredLogger, internal_logger
-from tilebox_local.storage.completion import Completion
+from tilebox_local.storage.threads import Completion
 
 if TYPE_CHECKING:
     from collections.abc import Callable

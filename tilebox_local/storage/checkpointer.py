@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import apsw
 
 from tilebox_local import clock
-from tilebox_local.storage.completion import Completion
 from tilebox_local.storage.connection import close_quietly, impatient
+from tilebox_local.storage.threads import BackgroundThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,8 +69,7 @@ class Checkpointer:
 
     def _reset(self) -> None:
         self._due = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._end = Completion()  # of the thread
+        self._thread: BackgroundThread | None = None
         self._is_closed = False
         self._connection: apsw.Connection | None = None
         self._lock = threading.Lock()  # held during a checkpoint, and from before a fork until after it
@@ -106,11 +105,16 @@ class Checkpointer:
 
     def _request(self) -> None:
         if self._thread is None:
+            thread = BackgroundThread(self._run, "tilebox-local-checkpoint")
             # Without a thread to be had, the committer's checkpoints have to do until there is one.
             with contextlib.suppress(RuntimeError, MemoryError):
-                thread = threading.Thread(target=self._run, name="tilebox-local-checkpoint", daemon=True)
-                thread.start()
                 self._thread = thread
+                try:
+                    thread.start()
+                except BaseException:
+                    if thread.give_up():
+                        self._thread = None
+                    raise
         self._due.set()
 
     def has_log(self) -> bool:
@@ -131,7 +135,6 @@ class Checkpointer:
             with self._lock:
                 if self._is_closed:
                     self._close_connection()
-                    self._end.finish()
                     return
                 # A full disk or a foreign lock is the writer's to report; the next request tries again.
                 with contextlib.suppress(apsw.Error, MemoryError):
@@ -212,8 +215,7 @@ class Checkpointer:
         self._is_closed = True
         self._due.set()
         if self._thread is not None:
-            self._end.wait()
-            self._thread.join()
+            self._thread.wait_for_end()
             self._thread = None
 
     def after_fork_in_child(self) -> None:

@@ -96,15 +96,15 @@ class LockFile:
             if fd is None:
                 yield
                 return
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                self.wait_count += 1
-                begun = time.monotonic_ns()
-                if not (is_urgent and self._retry(fd)) and not (on_slow and self._wait_a_while(fd, on_slow)):
-                    fcntl.flock(fd, fcntl.LOCK_EX)
-                self.wait_duration_ns += time.monotonic_ns() - begun
-            try:
+            try:  # from the start: Ctrl-C may come between taking it and whatever is next
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    self.wait_count += 1
+                    begun = time.monotonic_ns()
+                    if not (is_urgent and self._retry(fd)) and not (on_slow and self._wait_a_while(fd, on_slow)):
+                        fcntl.flock(fd, fcntl.LOCK_EX)
+                    self.wait_duration_ns += time.monotonic_ns() - begun
                 yield
             finally:
                 fcntl.flock(fd, fcntl.LOCK_UN)
@@ -118,12 +118,12 @@ class LockFile:
                 yield True
                 return
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                yield False
-                return
-            try:
-                yield True
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    is_free = True
+                except OSError:
+                    is_free = False
+                yield is_free
             finally:
                 fcntl.flock(fd, fcntl.LOCK_UN)
 

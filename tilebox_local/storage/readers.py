@@ -22,6 +22,17 @@ __all__ = ["ReaderPool"]
 _FORK_PATIENCE_S = 1.0
 
 
+class _Loan:
+    """A connection that is out, and the thread that has it."""
+
+    __slots__ = ("__weakref__", "connection", "is_clean", "thread")
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.connection: apsw.Connection | None = None
+        self.is_clean = False  # whoever is interrupted may leave a transaction, a timeout or an authorizer on it
+
+
 class ReaderPool:
     """Lends a connection to one thread at a time, and opens another one if all are out. Thread-safe.
 
@@ -36,9 +47,11 @@ class ReaderPool:
         self._reset()
 
     def _reset(self) -> None:
-        self._changed = threading.Condition()
+        # Taken itself, not through the condition: Ctrl-C in Condition.__enter__() would leave it locked.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._idle: list[apsw.Connection] = []
-        self._borrowed: list[tuple[int, apsw.Connection]] = []  # by which thread
+        self._borrowed: weakref.WeakSet[_Loan] = weakref.WeakSet()  # weak: Ctrl-C may keep one from coming back
         self._lent: weakref.WeakSet[LentConnection] = weakref.WeakSet()
         self._is_closed = False
         self._forking_thread: int | None = None
@@ -46,52 +59,59 @@ class ReaderPool:
     @contextlib.contextmanager
     def borrowed(self) -> Iterator[apsw.Connection]:
         """A connection for the block. Raises apsw.Error if none can be opened."""
-        loan = self._take()
-        try:
-            yield loan[1]
+        loan = _Loan()
+        try:  # before it is taken: Ctrl-C may come before it is in hand
+            yield self._take(loan)
+            loan.is_clean = True
+        except Exception:
+            loan.is_clean = True
+            raise
         finally:
             self._give_back(loan)
 
-    def _take(self) -> tuple[int, apsw.Connection]:
-        thread = threading.get_ident()
-        with self._changed:
-            self._changed.wait_for(lambda: self._forking_thread in (None, thread))
-            loan = thread, self._idle.pop() if self._idle else self._connect()
-            self._borrowed.append(loan)
-            return loan
+    def _take(self, loan: _Loan) -> apsw.Connection:
+        with self._lock:
+            self._changed.wait_for(lambda: self._forking_thread in (None, loan.thread))
+            connection = loan.connection = self._idle.pop() if self._idle else self._connect()
+            self._borrowed.add(loan)
+            return connection
 
-    def _give_back(self, loan: tuple[int, apsw.Connection]) -> None:
-        with self._changed:
-            if loan not in self._borrowed:
+    def _give_back(self, loan: _Loan) -> None:
+        with self._lock:
+            connection = loan.connection
+            if connection is None or loan not in self._borrowed:
                 return  # a child was forked inside of the block: the connection is the parent's
             self._borrowed.remove(loan)
-            if self._is_closed:
-                close_quietly(loan[1])
+            if self._is_closed or not loan.is_clean or connection.in_transaction:
+                close_quietly(connection)
             else:
-                self._idle.append(loan[1])
+                self._idle.append(connection)
             self._changed.notify_all()
 
     def interrupt(self) -> None:
         """End what is being read, with apsw.InterruptError for whoever reads."""
-        with self._changed:
-            for _, connection in self._borrowed:
+        with self._lock:
+            for connection in self._out():
                 connection.interrupt()
 
     def lend(self) -> LentConnection:
         """A connection that is the caller's from now on. Raises apsw.Error if none can be opened."""
         thread = threading.get_ident()
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: self._forking_thread in (None, thread))
             connection = self._connect_lent()
             self._lent.add(connection)
             return connection
+
+    def _out(self) -> list[apsw.Connection]:
+        return [loan.connection for loan in list(self._borrowed) if loan.connection is not None]
 
     def _has_lent(self) -> bool:
         return any(_is_open(connection) for connection in list(self._lent))
 
     def close(self) -> None:
         """Close the connections; those that are out are closed when they come back."""
-        with self._changed:
+        with self._lock:
             self._is_closed = True
             self._close_idle()
 
@@ -105,18 +125,18 @@ class ReaderPool:
         Waits for other threads for a moment. The forking thread's own reading cannot end before the fork.
         """
         thread = threading.get_ident()
-        with self._changed:
+        with self._lock:
             self._forking_thread = thread
-            if all(reader != thread for reader, _ in self._borrowed):
-                self._changed.wait_for(lambda: not self._borrowed, _FORK_PATIENCE_S)
+            if all(loan.thread != thread for loan in list(self._borrowed)):
+                self._changed.wait_for(lambda: not self._out(), _FORK_PATIENCE_S)
             for connection in self._idle:
                 keep_log_at_close(connection, True)  # it may be the last one for a moment
             self._close_idle()
-            return not self._borrowed and not self._has_lent()
+            return not self._out() and not self._has_lent()
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
-        with self._changed:
+        with self._lock:
             self._forking_thread = None
             self._changed.notify_all()
 
@@ -125,7 +145,7 @@ class ReaderPool:
 
         `refusal` is what those raise that the user has in hand.
         """
-        _leaked.extend(connection for _, connection in self._borrowed)
+        _leaked.extend(self._out())
         for connection in list(self._lent):
             connection.refusal = refusal
             _leaked.append(connection)

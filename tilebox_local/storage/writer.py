@@ -24,7 +24,6 @@ from tilebox_local.catalog import run, value
 from tilebox_local.errors import ArgumentError, FlushTimeoutError, StoreClosedError, StoreError, StoreReplacedError
 from tilebox_local.storage.batch import STORE_ERRORS, Batch
 from tilebox_local.storage.bookkeeping import Bookkeeping, WriterStats
-from tilebox_local.storage.completion import Completion
 from tilebox_local.storage.connection import (
     close_quietly,
     is_full_sync,
@@ -34,6 +33,7 @@ from tilebox_local.storage.connection import (
 )
 from tilebox_local.storage.queue import BATCH_LIMIT, TelemetryQueue, take
 from tilebox_local.storage.schema import check_version
+from tilebox_local.storage.threads import BackgroundThread, Completion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,7 +121,7 @@ class Writer:
         self._wakeups: SimpleQueue[None] = SimpleQueue()
         self._start_lock = threading.Lock()
         self._is_start_held = False
-        self._thread: threading.Thread | None = None
+        self._thread: BackgroundThread | None = None
         self._connection: apsw.Connection | None = None
         self._batch = Batch()
         self._books.reset()
@@ -136,7 +136,6 @@ class Writer:
         self._lingers = False
         self._is_writing = False  # between taking records from the queues and the end of their transaction
         self._has_ended = False  # nothing more is taken from the queues
-        self._end = Completion()  # of the thread
         self._must_pause = False
         self._paused = threading.Event()
         self._resumed = threading.Event()
@@ -215,15 +214,17 @@ class Writer:
                 self._closed = True
                 self.queue.close()
         self._stopping = True
+        if not self._has_ended:
+            try:
+                self._start()  # if there was nothing to write; Ctrl-C must not hit the end of the file's use
+            except RuntimeError:  # no thread to be had, as when the interpreter is shutting down
+                self._run()
         thread = self._thread
         if thread is not None:
             self._wakeups.put(None)
-            if not self._end.wait(timeout_s):
+            if not thread.wait_for_end(timeout_s):
                 pending = self._pending()
                 raise FlushTimeoutError(f"{self._path}: {pending} records are not written yet.", pending=pending)
-            thread.join()
-        elif not self._has_ended:
-            self._run()  # there was nothing to write, or no thread for it, as when the interpreter is shutting down
         if self._batch:
             message = (
                 f"{self._path}: {len(self._batch)} records are lost, they could not be written: "
@@ -351,29 +352,17 @@ class Writer:
     def _start(self) -> None:
         with self._start_lock:
             if self._thread is None:
-                claim = threading.Lock()
-                thread = threading.Thread(
-                    target=self._run_unless, args=(claim,), name="tilebox-local-writer", daemon=True
-                )
+                thread = BackgroundThread(self._run, "tilebox-local-writer")
                 # First the name, then the start: the thread asks at once whether it is the writer.
                 self._thread = thread
                 try:
                     thread.start()
                 except BaseException:
-                    # The interpreter is shutting down, or has no thread to give. Or Ctrl-C: then it may run, or not.
-                    if claim.acquire(blocking=False):
+                    if thread.give_up():
                         self._thread = None
                     raise
 
     # -- writer thread ------------------------------------------------------------------------------------------
-
-    def _run_unless(self, claim: threading.Lock) -> None:
-        """Be the writer's thread, unless whoever started it has given it up before."""
-        if claim.acquire(blocking=False):
-            try:
-                self._run()
-            finally:
-                self._end.finish()
 
     def _run(self) -> None:
         """Write until told to stop; then once more, and as often again as the disk may be given a chance."""

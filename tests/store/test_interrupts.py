@@ -1,0 +1,98 @@
+"""Ctrl-C at any moment of what a thread does with a store. Transactions are in test_writer.py."""
+
+from __future__ import annotations
+
+import contextlib
+from itertools import count
+from typing import TYPE_CHECKING
+
+from store_support import PATIENCE_S, add_scope, added_scopes, interrupt_after
+
+from tilebox_local import Client
+from tilebox_local.query import sql
+from tilebox_local.storage import lockfile, readers
+from tilebox_local.storage import store as store_module
+from tilebox_local.storage.lockfile import LockFile
+from tilebox_local.storage.threads import BackgroundThread
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tilebox_local.storage.store import Store
+
+
+def test_an_interrupted_read_does_not_go_on(store: Store) -> None:
+    """Whoever is interrupted while reading leaves no transaction behind, in which others would read what once was."""
+
+    def read() -> None:
+        with store.snapshot() as connection:
+            connection.execute("SELECT count(*) FROM scope_records").fetchall()
+
+    for calls in count(1):
+        was_hit = interrupt_after(calls, read, [store_module.__file__, readers.__file__])
+        store.transact(add_scope(str(calls)))
+        assert added_scopes(store) == [str(number) for number in range(1, calls + 1)]
+        assert store._readers.before_fork()  # nobody is taken for a reader any more
+        store._readers.after_fork_in_parent()
+        if not was_hit:
+            break
+    assert calls > 15
+
+
+def test_an_interrupted_query_of_the_user_leaves_nothing_behind(path: Path) -> None:
+    """After an interrupted client.sql(), what it is not allowed to do, and its timeout, are forgotten."""
+    with Client(path) as client:
+        client.sql("SELECT 1", timeout_s=PATIENCE_S)
+
+        def ask() -> None:
+            with contextlib.suppress(Exception):
+                client.sql("SELECT count(*) FROM spans", timeout_s=PATIENCE_S)
+
+        for calls in count(1):
+            was_hit = interrupt_after(calls, ask, [sql.__file__, readers.__file__])
+            with client._store.read() as connection:
+                assert connection.authorizer is None
+                assert not connection.in_transaction
+            if not was_hit:
+                break
+        assert calls > 20
+
+
+def test_an_interrupt_beside_the_turnstile(tmp_path: Path) -> None:
+    """Whoever is interrupted on the way through the turnstile does not keep others out."""
+    ours, other = LockFile(tmp_path / "lock"), LockFile(tmp_path / "lock")
+
+    def through() -> None:
+        with ours.held():
+            pass
+
+    def through_if_free() -> None:
+        with ours.held_if_free() as is_free:
+            assert is_free
+
+    for go in (through, through_if_free):
+        for calls in count(1):
+            was_hit = interrupt_after(calls, go, [lockfile.__file__])
+            with other.held_if_free() as is_free:
+                assert is_free
+            if not was_hit:
+                break
+        assert calls > 4
+    ours.close()
+    other.close()
+
+
+def test_an_interrupted_start() -> None:
+    """A thread whose start was interrupted says whether it runs; then one can wait for it."""
+    outcomes = set()
+    for calls in count(1):
+        ran: list[bool] = []
+        thread = BackgroundThread(lambda ran=ran: ran.append(True), "background")  # type: ignore[misc]
+        was_hit = interrupt_after(calls, thread.start, [])
+        is_given_up = thread.give_up()
+        assert is_given_up or thread.wait_for_end(PATIENCE_S)
+        assert ran == ([] if is_given_up else [True])
+        outcomes.add((was_hit, is_given_up))
+        if not was_hit:
+            break
+    assert (True, True) in outcomes
