@@ -120,7 +120,10 @@ class Stage:
             output, complaints = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
-            output, complaints = process.communicate()
+            try:
+                output, complaints = process.communicate(timeout=5)
+            except subprocess.TimeoutExpired:  # a child that it has left behind holds the pipes
+                output, complaints = "", "It has left children behind."
             raise AssertionError(f"The script hangs. {output}\n{complaints}") from None
         found = outside(self.path, _STORED)
         names = {span_id: name for name, span_id, *_ in found}

@@ -132,6 +132,66 @@ def main():
     assert stage.play_well(script + MAIN).output == ["7"]
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_signal_that_the_main_thread_does_not_notice(method: str, stage: Stage) -> None:
+    """SIGTERM ends a child that waits in C also if Python's handler was not asked to run before the wait began."""
+    script = """
+import threading
+
+def child(connection, never):
+    make("child")
+    # As if it had come a moment too early for the wait: another thread gets it, so it interrupts nothing.
+    kill = lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    threading.Timer(0.1, kill).start()
+    connection.send("done")
+    never.acquire()
+
+def main():
+    context = multiprocessing.get_context(sys.argv[1])
+    ours, theirs = context.Pipe()
+    never = context.Semaphore(0)
+    process = context.Process(target=child, args=(theirs, never))
+    process.start()
+    ours.recv()
+    process.join(20)
+    print(process.exitcode)
+    process.kill()
+"""
+    assert stage.play_well(script + MAIN, method).output == ["-15"]
+
+
+def test_a_signal_to_the_child_of_a_child(stage: Stage) -> None:
+    """A signal that a process handles, which a child has forked, is not taken for one of the child's."""
+    script = """
+def child(connection):
+    make("child")
+    pid = os.fork()
+    if not pid:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(5))
+        connection.send("forked")
+        while True:
+            signal.pause()
+    connection.send(pid)
+    connection.send(wait_for_child(pid))
+    connection.recv()
+
+def main():
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=child, args=(theirs,))
+    process.start()
+    said = {ours.recv(), ours.recv()}
+    os.kill((said - {"forked"}).pop(), signal.SIGTERM)
+    print(ours.recv())
+    process.join(0.3)
+    print(process.exitcode)
+    ours.send("end")
+    process.join()
+    print(process.exitcode)
+"""
+    assert stage.play_well(script + MAIN).output == ["5", "None", "0"]
+
+
 def test_a_terminated_child_dies_of_the_signal(stage: Stage) -> None:
     """Process.terminate() ends a child as ever, also one whose spans cannot be written: it waits two seconds."""
     script = """

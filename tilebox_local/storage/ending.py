@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["MultiprocessingEnd"]
 
 _FINALIZE_FIRST = 100
+_NUDGE_EVERY_S = 0.05
 
 
 class MultiprocessingEnd:
@@ -38,6 +40,9 @@ class MultiprocessingEnd:
         self._is_registered = False
         self._finalizer: Any = None
         self._pid: int | None = None  # whose finalizer it is
+        self._is_ending = False
+        self._nudging = threading.Lock()
+        self._pipe: tuple[int, int] | None = None  # to which Python writes the signals that come
 
     def prepare(self) -> None:
         """Make sure of the end of this process. Called when a store is opened, and in every forked child."""
@@ -59,12 +64,78 @@ class MultiprocessingEnd:
         if self._pid != os.getpid() or not self._finalizer.still_active():
             self._pid = os.getpid()
             self._finalizer = util.Finalize(None, self._close, exitpriority=_FINALIZE_FIRST)
-        is_main_thread = threading.current_thread() is threading.main_thread()
-        if is_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        if not _is_main_thread():
+            return
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, self._terminate)
+        if self._is_handler() and self._pipe is None:
+            self._watch()
+
+    def _is_handler(self) -> bool:
+        return signal.getsignal(signal.SIGTERM) == self._terminate
+
+    def _watch(self) -> None:
+        """Start a thread that sees to it that the main thread notices SIGTERM.
+
+        Python's handlers run in the main thread, when it next looks. A signal that comes between that look and a wait
+        in C, such as a Pool's worker's for its next task, is not noticed before the wait ends, and Pool.terminate()
+        waits for the worker for ever.
+        """
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        other = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        if other != -1:
+            signal.set_wakeup_fd(other)  # an event loop's, which wakes up by it
+        else:
+            try:
+                _thread.start_new_thread(self._nudge, (reading, threading.get_ident()))
+            except RuntimeError:  # no thread to be had
+                signal.set_wakeup_fd(-1)
+            else:
+                self._pipe = reading, writing
+                return
+        os.close(reading)
+        os.close(writing)
+
+    def _nudge(self, reading: int, main_thread: int) -> None:
+        while not self._is_ending:
+            numbers = os.read(reading, 512)
+            while signal.SIGTERM in numbers and not self._is_ending and self._is_handler():
+                time.sleep(_NUDGE_EVERY_S)
+                with self._nudging:
+                    if not self._is_ending:
+                        signal.pthread_kill(main_thread, signal.SIGTERM)
+
+    def before_fork(self) -> None:
+        """A child must not write its signals to the pipe of its parent."""
+        if self._pipe is not None and _is_main_thread():
+            other = signal.set_wakeup_fd(-1)
+            if other not in (-1, self._pipe[1]):
+                signal.set_wakeup_fd(other)
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        if self._pipe is not None and _is_main_thread():
+            other = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+            if other not in (-1, self._pipe[1]):
+                signal.set_wakeup_fd(other)
+
+    def after_fork_in_child(self) -> None:
+        """The pipe and the thread are the parent's."""
+        self.before_fork()
+        self._is_ending, self._nudging = False, threading.Lock()
+        pipe, self._pipe = self._pipe, None
+        for fd in pipe or ():
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
     def _terminate(self, number: int, _frame: FrameType | None) -> None:
         """End by the signal as if nobody had handled it, after the commit. A second signal does not wait."""
+        if self._is_ending:
+            return  # a nudge that crossed the signal
+        self._is_ending = True
+        with self._nudging:  # from here on nobody nudges, which would be a second signal
+            pass
         signal.signal(number, signal.SIG_DFL)
         # Another thread, since the interrupted code may hold the locks that a commit takes.
         _thread.start_new_thread(self._flush_and_die, (number,))
@@ -75,3 +146,7 @@ class MultiprocessingEnd:
                 self._flush()
         finally:
             os.kill(os.getpid(), number)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

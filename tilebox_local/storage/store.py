@@ -379,11 +379,13 @@ def _before_fork() -> None:
     _forking[:] = [store for store in _all_stores if store.path is not None and store._holds_file]
     for store in _forking:
         store.before_fork()
+    _multiprocessing_end.before_fork()
     guard.before_fork()  # last: the threads that have just been waited for may have opened files
 
 
 def _after_fork_in_parent() -> None:
     guard.after_fork_in_parent()
+    _multiprocessing_end.after_fork_in_parent()
     for store in _forking:
         store.after_fork_in_parent()
     _forking.clear()
@@ -399,6 +401,7 @@ def _after_fork_in_child() -> None:
     guard.after_fork_in_child()
     for store in list(_all_stores):
         store.after_fork_in_child()
+    _multiprocessing_end.after_fork_in_child()
     _multiprocessing_end.prepare()
 
 
