@@ -89,12 +89,13 @@ class Client:
             raise ArgumentError(f"{chosen!r} is a URL; a local store is a file, such as 'tilebox.db'.")
         if read_only and str(os.fspath(chosen)) == MEMORY:
             raise ArgumentError("read_only needs a file; a store in memory is new, and empty.")
-        self._store = open_store(chosen, full_sync=durability == "full", read_only=read_only)
+        self._use = object()
+        self._store = open_store(chosen, full_sync=durability == "full", read_only=read_only, user=self._use)
         try:
             tidy_up(self._store)
         except BaseException:  # Ctrl-C, say: nobody could close it
             with suppress(StoreError, FlushTimeoutError):
-                self._store.close()
+                self._store.close(self._use)
             raise
         self._resource = self._store.resource(name)
         self._tracer = WorkflowTracer(self._store.writer.queue, self._resource)
@@ -334,15 +335,18 @@ class Client:
         return check_store(self._open_store(), full=full)
 
     def close(self) -> None:
-        """Write what is queued and let go of the store. Idempotent.
+        """Write what is queued and let go of the store. May be repeated.
 
         After it, this client and the job clients, cluster clients and runners that it gave out raise StoreClosedError.
         Its tracers raise nothing: their spans are stored while another client of this process has the file open, else
         they are dropped and counted in `stats()`.
+
+        Raises FlushTimeoutError if another program keeps the file locked for 10 seconds, and StoreError if the disk
+        refuses what is queued, which is lost then. After FlushTimeoutError or Ctrl-C the writer goes on; another
+        `close()` waits for it again, and so does the exit of the interpreter.
         """
-        if not self._is_closed:
-            self._is_closed = True
-            self._store.close()
+        self._is_closed = True
+        self._store.close(self._use)
 
     def _open_store(self) -> Store:
         """The store, which other clients may have open, too, while this client is open itself."""

@@ -46,6 +46,19 @@ def test_a_task_that_ends_in_time():
         assert (heard, given_back) == ([signal.SIGINT], [])
 
 
+def test_a_task_whose_end_cannot_be_reported():
+    """The signal is delivered once also if the block ends with an exception, as when the store refuses."""
+
+    def work():
+        signal.raise_signal(signal.SIGINT)
+        raise StoreError("the disk is full")
+
+    with handled() as heard:
+        with pytest.raises(StoreError), GracefulShutdown(lambda: None, grace_period_s=TIMEOUT_S):
+            work()
+        assert heard == [signal.SIGINT]
+
+
 def test_a_task_that_ends_as_the_grace_does():
     """If the block ends while its task is being given back, it waits for that; the signal is delivered once."""
     begun, leave = threading.Event(), threading.Event()

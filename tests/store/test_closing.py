@@ -7,7 +7,7 @@ import os
 import platform
 import threading
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +17,7 @@ from store_support import (
     add_scope,
     log_item,
     make_spans,
+    names,
     outside,
     read_line,
     rows,
@@ -27,7 +28,7 @@ from store_support import (
 )
 
 from tilebox_local import Client
-from tilebox_local.errors import FlushTimeoutError, StoreClosedError, StoreError
+from tilebox_local.errors import FlushTimeoutError, ForeignOpenError, StoreClosedError, StoreError
 from tilebox_local.observability.tracing import WorkflowTracer
 from tilebox_local.storage import writer as writer_module
 from tilebox_local.storage.store import open_store
@@ -78,9 +79,10 @@ def test_use_after_close_of_the_client(path: Path) -> None:
 
 
 def test_a_store_is_open_until_its_last_user_closes_it(path: Path) -> None:
-    """Clients of one path share a store; the last one that closes it closes the file."""
+    """Clients of one path share a store; the last one closes the file, however often the others close it."""
     first, second = Client(path), Client(path.parent / "." / path.name)
     assert first._store is second._store
+    first.close()
     first.close()
     make_spans(second.tracer, 1)
     second.flush()
@@ -99,7 +101,10 @@ def test_a_store_can_be_opened_again(path: Path) -> None:
 
 
 def test_close_while_the_file_is_locked(path: Path) -> None:
-    """close() gives up after its timeout while another process holds the lock; the rest is written once it is free."""
+    """Closing gives up after its timeout while another process holds the lock; closing again, once it is free, ends it.
+
+    Until then the file is still guarded, and taken into account by forks and by the exit.
+    """
     script = """
 import fcntl, sys
 file = open(sys.argv[1] + ".lock", "r+")
@@ -114,11 +119,16 @@ sys.stdin.read()
         assert read_line(other) == "locked"
         make_spans(WorkflowTracer(store.writer.queue, store.resource(None)), 4, "late")
         with pytest.raises(FlushTimeoutError) as caught:
-            store.writer.close(0.05)
+            store.shut_down(0.05)
         assert caught.value.pending == 4
+        assert str(caught.value) == f"{path}: 4 records are not written yet; the writer goes on trying."
+        assert (store.is_closed, store.holds_file) == (True, True)
+        with pytest.raises(ForeignOpenError):
+            path.open()
         other.communicate("")
-    store.writer._thread.join()
     store.close()
+    assert not store.holds_file
+    path.open().close()
     assert outside(path, "SELECT count(*) FROM span_records") == [(7,)]
 
 
@@ -431,3 +441,19 @@ def test_no_thread_to_be_had(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         store.close()
     assert outside(path, "SELECT count(*) FROM span_records") == [(4_500,)]
     assert outside(path, "SELECT count(*) FROM scope_records WHERE name = 'refused'") == [(0,)]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), KeyboardInterrupt()])
+def test_no_thread_to_be_had_for_a_moment(error: BaseException, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the writer's thread could not be started once, the next span starts it; then all are stored by themselves."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise error
+
+    with closing(open_store(path)) as store:
+        tracer = WorkflowTracer(store.writer.queue, store.resource(None))
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(threading.Thread, "start", refuse)
+            make_spans(tracer, 1, "first")
+        make_spans(tracer, 1, "second")
+        until(lambda: names(store) == ["first 0", "second 0"])

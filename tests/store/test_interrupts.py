@@ -6,11 +6,12 @@ import contextlib
 from itertools import count
 from typing import TYPE_CHECKING
 
-from store_support import PATIENCE_S, add_scope, added_scopes, interrupt_after
+from store_support import PATIENCE_S, add_scope, added_scopes, interrupt_after, make_spans
 
 from tilebox_local import Client
+from tilebox_local import client as client_module
 from tilebox_local.query import sql
-from tilebox_local.storage import lockfile, readers
+from tilebox_local.storage import checkpointer, guard, lockfile, opening, readers, threads, writer
 from tilebox_local.storage import store as store_module
 from tilebox_local.storage.lockfile import LockFile
 from tilebox_local.storage.threads import BackgroundThread
@@ -80,6 +81,44 @@ def test_an_interrupt_beside_the_turnstile(tmp_path: Path) -> None:
         assert calls > 4
     ours.close()
     other.close()
+
+
+CLOSING = [
+    module.__file__ for module in (checkpointer, guard, lockfile, opening, readers, store_module, threads, writer)
+]
+
+
+def test_an_interrupted_close_goes_on(tmp_path: Path) -> None:
+    """Closing again after an interrupt, whenever it came, stores what is queued and lets go of the file."""
+    for calls in count(1):
+        path = tmp_path / f"{calls}.db"
+        client = Client(path)
+        make_spans(client.tracer, 3)
+        was_hit = interrupt_after(calls, client.close, [*CLOSING, client_module.__file__])
+        client.close()
+        path.open().close()  # nobody guards it any more
+        with Client(path) as again:
+            assert len(again.sql("SELECT 1 FROM spans")) == 3
+        if not was_hit:
+            break
+    assert calls > 40
+
+
+def test_an_interrupted_exit_closes_all_stores(tmp_path: Path) -> None:
+    """Ctrl-C at the exit, whenever it comes, loses nothing of any store, and is raised at the end."""
+    for calls in count(1):
+        paths = [tmp_path / f"{calls}-{number}.db" for number in range(2)]
+        for path in paths:
+            make_spans(Client(path).tracer, 3)
+        # The first call is that of the function itself, which atexit makes.
+        was_hit = interrupt_after(calls + 1, store_module._close_all, CLOSING)
+        for path in paths:
+            path.open().close()
+            with Client(path) as again:
+                assert len(again.sql("SELECT 1 FROM spans")) == 3
+        if not was_hit:
+            break
+    assert calls > 60
 
 
 def test_an_interrupted_start() -> None:

@@ -44,6 +44,7 @@ class GracefulShutdown:
         self._grace_period_s = grace_period_s
         self._previous: dict[int, Any] = {}
         self._received: int | None = None
+        self._is_passed_on = False  # by a second one
         self._pid = os.getpid()
         self._thread_id = threading.get_ident()
         self._end = Completion()  # of the block
@@ -74,7 +75,7 @@ class GracefulShutdown:
             return
         if not self._delivers.acquire(blocking=False):
             self._delivery.wait()  # what it raises belongs here, not to whatever comes next
-        elif exc_type is None:  # the task ended in time: now let the signal do what it would have done
+        elif not self._is_passed_on:  # the task ended in time: now let the signal do what it would have done
             self._deliver(self._received)
 
     def _restore(self) -> None:
@@ -101,6 +102,7 @@ class GracefulShutdown:
             with contextlib.suppress(RuntimeError):  # no thread to be had: the grace has no end but a second signal
                 _thread.start_new_thread(self._wait, ())
             return
+        self._is_passed_on = True
         previous = self._previous.get(number)
         self._restore()
         if callable(previous):

@@ -15,6 +15,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from tilebox_local.storage.signals import RepeatedSignal
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["MultiprocessingEnd"]
 
 _FINALIZE_FIRST = 100
-_NUDGE_EVERY_S = 0.05
+_PATIENCE_S = 0.05
 
 
 class MultiprocessingEnd:
@@ -40,8 +42,7 @@ class MultiprocessingEnd:
         self._is_registered = False
         self._finalizer: Any = None
         self._pid: int | None = None  # whose finalizer it is
-        self._is_ending = False
-        self._nudging = threading.Lock()
+        self._repeated = RepeatedSignal()
         self._pipe: tuple[int, int] | None = None  # to which Python writes the signals that come
 
     def prepare(self) -> None:
@@ -77,9 +78,7 @@ class MultiprocessingEnd:
     def _watch(self) -> None:
         """Start a thread that sees to it that the main thread notices SIGTERM.
 
-        Python's handlers run in the main thread, when it next looks. A signal that comes between that look and a wait
-        in C, such as a Pool's worker's for its next task, is not noticed before the wait ends, and Pool.terminate()
-        waits for the worker for ever.
+        If it were overlooked by a worker that waits for its next task, Pool.terminate() would wait for ever.
         """
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
@@ -88,7 +87,7 @@ class MultiprocessingEnd:
             signal.set_wakeup_fd(other)  # an event loop's, which wakes up by it
         else:
             try:
-                _thread.start_new_thread(self._nudge, (reading, threading.get_ident()))
+                _thread.start_new_thread(self._repeat, (reading, threading.get_ident()))
             except RuntimeError:  # no thread to be had
                 signal.set_wakeup_fd(-1)
             else:
@@ -97,14 +96,15 @@ class MultiprocessingEnd:
         os.close(reading)
         os.close(writing)
 
-    def _nudge(self, reading: int, main_thread: int) -> None:
-        while not self._is_ending:
-            numbers = os.read(reading, 512)
-            while signal.SIGTERM in numbers and not self._is_ending and self._is_handler():
-                time.sleep(_NUDGE_EVERY_S)
-                with self._nudging:
-                    if not self._is_ending:
-                        signal.pthread_kill(main_thread, signal.SIGTERM)
+    def _repeat(self, reading: int, main_thread: int) -> None:
+        while not self._repeated.is_noticed:
+            try:
+                numbers = os.read(reading, 512)
+            except OSError:
+                return  # the program has closed all files that it did not know
+            if signal.SIGTERM in numbers:
+                time.sleep(_PATIENCE_S)  # it is hardly ever overlooked
+                self._repeated.send(signal.SIGTERM, main_thread, self._is_handler)
 
     def before_fork(self) -> None:
         """A child must not write its signals to the pipe of its parent."""
@@ -121,9 +121,9 @@ class MultiprocessingEnd:
                 signal.set_wakeup_fd(other)
 
     def after_fork_in_child(self) -> None:
-        """The pipe and the thread are the parent's."""
+        """The pipe and the thread are the parent's. `prepare` is still to be called."""
         self.before_fork()
-        self._is_ending, self._nudging = False, threading.Lock()
+        self._repeated = RepeatedSignal()
         pipe, self._pipe = self._pipe, None
         for fd in pipe or ():
             with contextlib.suppress(OSError):
@@ -131,11 +131,8 @@ class MultiprocessingEnd:
 
     def _terminate(self, number: int, _frame: FrameType | None) -> None:
         """End by the signal as if nobody had handled it, after the commit. A second signal does not wait."""
-        if self._is_ending:
-            return  # a nudge that crossed the signal
-        self._is_ending = True
-        with self._nudging:  # from here on nobody nudges, which would be a second signal
-            pass
+        if not self._repeated.notice():
+            return
         signal.signal(number, signal.SIG_DFL)
         # Another thread, since the interrupted code may hold the locks that a commit takes.
         _thread.start_new_thread(self._flush_and_die, (number,))

@@ -33,7 +33,7 @@ from urllib.parse import unquote_to_bytes
 
 from tilebox_local.errors import ForeignOpenError, StoreError
 
-__all__ = ["Guarded", "after_fork_in_child", "fork_error", "guard"]
+__all__ = ["after_fork_in_child", "after_fork_in_parent", "before_fork", "fork_error", "guard", "release"]
 
 _VARIABLE = "TILEBOX_LOCAL_GUARD"
 _SIDE_FILES = ("-wal", "-shm")
@@ -42,34 +42,30 @@ _DESCRIPTORS = ("/proc/self/fd", "/dev/fd")
 _Identity = tuple[int, int]  # device and inode
 
 
-class Guarded:
-    """One file under guard. Made by `guard`; `release` it when the store is closed."""
+class _Guarded:
+    """One file under guard."""
 
-    __slots__ = ("identity", "is_inherited", "path", "user_count")
+    __slots__ = ("identity", "is_inherited", "path", "users")
 
     def __init__(self, path: str, identity: _Identity) -> None:
         self.path = path
         self.identity = identity
-        self.user_count = 0
+        self.users: set[object] = set()
         self.is_inherited = False  # open connections came with a fork: this process must not use the file
-
-    def release(self) -> None:
-        """One user less. The guard ends with the last one, or, if readers are still open, when they are closed."""
-        with _lock:
-            self.user_count -= 1
-            _forget_unused()
 
 
 _lock = threading.RLock()
-_guarded: dict[_Identity, Guarded] = {}
-_identities: dict[_Identity, Guarded] = {}  # of all three files of each; replaced as a whole, read without the lock
+_guarded: dict[_Identity, _Guarded] = {}
+_identities: dict[_Identity, _Guarded] = {}  # of all three files of each; replaced as a whole, read without the lock
 _names: frozenset[str] = frozenset()  # of the same files
 _is_incomplete = False  # a log or shared memory is not there yet, or was not when we looked
 _is_installed = False
 
 
-def guard(path: Path) -> Guarded | None:
-    """Refuse foreign opens of the existing file at `path`, in this process, from now on; None if switched off.
+def guard(path: Path, user: object) -> None:
+    """Refuse foreign opens of the existing file at `path`, in this process, from now on, unless switched off.
+
+    It lasts until each of its users has called `release`; or longer, until the last open connection is closed.
 
     Raises:
         ForeignOpenError: this process has the file open already, not through this package.
@@ -77,7 +73,7 @@ def guard(path: Path) -> Guarded | None:
     """
     global _is_installed
     if os.environ.get(_VARIABLE, "").lower() == "off":
-        return None
+        return
     status = path.stat()
     identity = status.st_dev, status.st_ino
     with _lock:
@@ -87,7 +83,7 @@ def guard(path: Path) -> Guarded | None:
         _forget_unused()
         found = _guarded.get(identity)
         if found is None:
-            found = _guarded[identity] = Guarded(str(path), identity)
+            found = _guarded[identity] = _Guarded(str(path), identity)
             _refresh()  # first refuse what comes, then look for what is there
             descriptors = _descriptors(_identities_of(found))
             if descriptors:
@@ -96,8 +92,15 @@ def guard(path: Path) -> Guarded | None:
                 raise _already_open(str(path), descriptors)
         if found.is_inherited:
             raise fork_error(str(path))
-        found.user_count += 1
-        return found
+        found.users.add(user)
+
+
+def release(user: object) -> None:
+    """One user less, if it was one."""
+    with _lock:
+        for one in list(_guarded.values()):
+            one.users.discard(user)
+        _forget_unused()
 
 
 def fork_error(path: str) -> StoreError:
@@ -219,7 +222,7 @@ def _refresh() -> None:
     """Look again which files belong to the guarded ones."""
     global _identities, _names, _is_incomplete
     with _lock:
-        found: dict[_Identity, Guarded] = {}
+        found: dict[_Identity, _Guarded] = {}
         names: set[str] = set()
         for one in _guarded.values():
             if one.is_inherited:
@@ -230,7 +233,7 @@ def _refresh() -> None:
         _is_incomplete = len(found) < len(names)
 
 
-def _identities_of(one: Guarded) -> set[_Identity]:
+def _identities_of(one: _Guarded) -> set[_Identity]:
     """The file that was opened, and what is at its path and beside it now."""
     found = {one.identity}
     for suffix in ("", *_SIDE_FILES):
@@ -244,7 +247,7 @@ def _identities_of(one: Guarded) -> set[_Identity]:
 
 def _forget_unused() -> None:
     """Stop guarding files without users and without connections that outlive their store."""
-    unused = [one for one in _guarded.values() if not (one.user_count or one.is_inherited)]
+    unused = [one for one in _guarded.values() if not (one.users or one.is_inherited)]
     for one in unused:
         if not _descriptors({one.identity}):
             del _guarded[one.identity]

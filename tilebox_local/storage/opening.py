@@ -27,7 +27,7 @@ from tilebox_local.storage.connection import (
 )
 from tilebox_local.storage.file import StoreFile
 from tilebox_local.storage.filesystem import check_folder, check_local
-from tilebox_local.storage.guard import Guarded, guard
+from tilebox_local.storage.guard import guard, release
 from tilebox_local.storage.leftover import Leftover
 from tilebox_local.storage.lockfile import LockFile
 from tilebox_local.storage.locks import find_lock_holders, process_name
@@ -58,7 +58,6 @@ class Opener:
     def __init__(self, path: Path | None, *, full_sync: bool) -> None:
         self.path = path
         self.full_sync = full_sync
-        self._guarded: Guarded | None = None
         if path is None:
             name = f"tilebox-local-{next(_memory_numbers)}"
             self.filename, self.label = f"file:/{name}?vfs=memdb", MEMORY
@@ -75,9 +74,9 @@ class Opener:
                 _check_path(self.path)
             with self.lock.held(on_slow=self.name_lockers), translate_errors(self.label):
                 leftover = None if self.path is None else self._prepare_file(self.path)
-                if self.path is not None:
-                    self._guarded = guard(self.path)
                 try:
+                    if self.path is not None:
+                        guard(self.path, self)
                     return self._with_reserve(lambda: self._connect_checked(leftover))
                 except BaseException:
                     self.stop_guarding()
@@ -104,8 +103,8 @@ class Opener:
             if not log.exists() and not os.access(self.path.parent, os.W_OK):
                 # Nobody has it open, and SQLite could not make the files that it needs beside one that may change.
                 self.filename += "?immutable=1"
-            self._guarded = guard(self.path)
             try:
+                guard(self.path, self)
                 with translate_errors(self.label):
                     leftover = self._find_leftover(self.path)
                     connection = open_reader(self.filename, on_slow=self.name_lockers)
@@ -159,9 +158,7 @@ class Opener:
 
     def stop_guarding(self) -> None:
         """The last connection is closed, or there was none."""
-        guarded, self._guarded = self._guarded, None
-        if guarded is not None:
-            guarded.release()
+        release(self)
 
     def name_lockers(self) -> bool:
         """Say who keeps others from writing; whether somebody does."""

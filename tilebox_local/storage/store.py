@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import atexit
-import itertools
 import logging
 import os
 import threading
 import weakref
+from collections import deque
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from tilebox_local import clock
 from tilebox_local.errors import (
     FlushTimeoutError,
     StoreClosedError,
@@ -31,6 +32,7 @@ from tilebox_local.storage.connection import (
     translate_errors,
 )
 from tilebox_local.storage.ending import MultiprocessingEnd
+from tilebox_local.storage.forking import Forking, ForkLock
 from tilebox_local.storage.opening import MEMORY, Opener
 from tilebox_local.storage.readers import ReaderPool
 from tilebox_local.storage.redaction import redact_json
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from tilebox_local.storage.bookkeeping import WriterStats
     from tilebox_local.storage.connection import LentConnection
     from tilebox_local.storage.file import StoreFile
+    from tilebox_local.storage.forking import ForkStep
 
 __all__ = ["MEMORY", "Store", "is_open_here", "open_store", "open_stores"]
 
@@ -52,20 +55,21 @@ T = TypeVar("T")
 
 _EXIT_TIMEOUT_S = 10.0
 _TERMINATION_TIMEOUT_S = 2.0
-_FORK_PATIENCE_S = 5.0
-_SMALLEST_DATABASE = 512
-_MAGIC = b"SQLite format 3\0"
 
 _log = logging.getLogger("tilebox.workflows.internal")
 
 _stores: dict[tuple[str, bool], Store] = {}  # by path, and whether it only reads
-_stores_lock = threading.Lock()
 _all_stores: weakref.WeakSet[Store] = weakref.WeakSet()
-_memory_numbers = itertools.count(1)
+_closing: set[Store] = set()  # whose close() has begun: after Ctrl-C nobody else may know them
+# A fork waits for both. Who is opening a store may be waiting for another process; a child had better go on without it.
+_opening = ForkLock(threading.Lock, patience_s=5.0)
+_shutting_down = ForkLock(threading.RLock)  # a child must not inherit a file that is half closed
 
 
-def open_store(path: str | os.PathLike[str], *, full_sync: bool = False, read_only: bool = False) -> Store:
-    """The store at `path`, created if the file does not exist. Each call must be matched by one `close()`.
+def open_store(
+    path: str | os.PathLike[str], *, full_sync: bool = False, read_only: bool = False, user: object = None
+) -> Store:
+    """The store at `path`, created if the file does not exist. Each call must be matched by one `close(user)`.
 
     Clients of the same file share one store, those that only read another one. ":memory:" makes a new store that only
     this process sees. `read_only` opens an existing file, also where nothing may be written; what would write raises
@@ -76,14 +80,14 @@ def open_store(path: str | os.PathLike[str], *, full_sync: bool = False, read_on
         NotATileboxStoreError, SchemaVersionError, StoreCorruptError: the file cannot be used; it is unchanged.
     """
     if os.fspath(path) == MEMORY:
-        return Store(None, full_sync=False)
+        return Store(None, full_sync=False, user=user)
     resolved = Path(path).expanduser().resolve()
-    with _stores_lock:
+    with _opening.lock:
         store = _stores.get((str(resolved), read_only)) or _same_file(resolved, read_only)
-        if store is not None and store.is_usable():
-            store.share(full_sync=full_sync)
+        if store is not None and not store.is_closed and store.is_usable():
+            store.share(user, full_sync=full_sync)
             return store
-        store = Store(resolved, full_sync=full_sync, read_only=read_only)
+        store = Store(resolved, full_sync=full_sync, read_only=read_only, user=user)
         _stores[str(resolved), read_only] = store
         return store
 
@@ -106,13 +110,13 @@ def open_stores() -> list[Store]:
 class Store:
     """Use `open_store`. Thread-safe; after a fork the child gets its own writer and readers on first use."""
 
-    def __init__(self, path: Path | None, *, full_sync: bool, read_only: bool = False) -> None:
+    def __init__(self, path: Path | None, *, full_sync: bool, read_only: bool = False, user: object = None) -> None:
         self.path = path
         self.is_read_only = read_only
-        self._users = 1
-        self._holds_file = True  # until it is closed; longer than it has users, if Ctrl-C came in between
+        self._users = [user]
+        self.holds_file = True  # until it is closed; longer than it has users, if Ctrl-C came in between
         self._released = True  # whether the file may be used here: every fork that led to this process let go of it
-        self._has_let_go = True  # for the fork under way, if there is something to let go of
+        self._has_let_go = False  # for the fork under way
         self._resources: dict[str | None, Reference] = {}
         self.running_here: set[int] = set()  # rows of the runners of this process that are at work
         self._opener = opener = Opener(path, full_sync=full_sync)
@@ -169,7 +173,7 @@ class Store:
     @property
     def is_closed(self) -> bool:
         """Whether the last user has closed it."""
-        return self._users == 0
+        return not self._users
 
     def is_at(self, path: Path) -> bool:
         """Whether a path leads to what is at the path of this store now."""
@@ -184,16 +188,16 @@ class Store:
         Raises StoreReplacedError: it is the same file, but its write-ahead log was deleted. What SQLite knows about it
         in this process is wrong from then on.
         """
-        if self._file is None or self.is_closed:
+        if self._file is None:
             return True
         if self._file.is_same_file:
             self._file.verify()
             return True
         return False
 
-    def share(self, *, full_sync: bool) -> None:
+    def share(self, user: object = None, *, full_sync: bool) -> None:
         """Add a user; the strictest durability that any user asked for holds."""
-        self._users += 1
+        self._users.append(user)
         if full_sync:
             self._opener.full_sync = True
             self.writer.require_full_sync()
@@ -272,30 +276,45 @@ class Store:
         """Counts of this process's writer."""
         return self.writer.stats()
 
-    def close(self) -> None:
-        """Give up one use; the last one writes what is queued and closes the file."""
-        with _stores_lock:
-            if self._users == 0:
-                return
-            self._users -= 1
+    def close(self, user: object = None) -> None:
+        """Give up one use, that of `user`; the last one writes what is queued and closes the file.
+
+        May be repeated: after Ctrl-C or FlushTimeoutError it goes on where it was.
+        """
+        with _opening.lock:
+            if user in self._users:
+                self._users.remove(user)
             if self._users:
                 return
             if _stores.get((self._label, self.is_read_only)) is self:
                 del _stores[self._label, self.is_read_only]
-        self._shut_down()
+        self.shut_down(_EXIT_TIMEOUT_S)
 
-    def _shut_down(self) -> None:
-        with _fork_lock:  # a child must not inherit a file that is half closed
-            self._users = 0
-            if not self._holds_file:
+    def begin_to_shut_down(self) -> None:
+        """Accept nothing more, whoever uses it, and have the writer write what is queued."""
+        _closing.add(self)
+        with _shutting_down.lock:
+            self._users.clear()
+            if self.holds_file:
+                self._checkpointer.close()  # before the writer, whose close is to be the last of this process
+                self.writer.stop()
+
+    def shut_down(self, timeout_s: float) -> None:
+        """Wait until what is queued is written, and close the file. May be repeated.
+
+        Raises FlushTimeoutError: it takes longer than so many seconds. StoreError: what is queued is lost.
+        """
+        self.begin_to_shut_down()
+        with _shutting_down.lock:
+            if not self.holds_file:
+                _closing.discard(self)
                 return  # another thread was faster
             try:
-                self._checkpointer.close()  # before the writer, whose close is to be the last of this process
-                self.writer.close(_EXIT_TIMEOUT_S)
-            except Exception:
+                self.writer.close(timeout_s)
+            except StoreError:
                 self._let_go()
                 raise
-            self._let_go()  # not after Ctrl-C: the writer goes on, and the end of the process waits for it
+            self._let_go()  # not before the writer has ended: until then a fork pauses it, and the exit waits for it
 
     def _let_go(self) -> None:
         self._readers.close()
@@ -304,18 +323,18 @@ class Store:
             self._anchor = None
         self._lock.close()
         self._opener.stop_guarding()
-        self._holds_file = False
+        self.holds_file = False
+        _closing.discard(self)
 
     def before_fork(self) -> None:
         """Let go of the file: SQLite must not be carried across a fork."""
-        self._has_let_go = False
         self._checkpointer.before_fork()
         is_released = self.writer.before_fork()
         self._has_let_go = self._readers.before_fork() and is_released
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
-        self._has_let_go = True
+        self._has_let_go = False
         self._readers.after_fork_in_parent()
         self.writer.after_fork_in_parent()
         self._checkpointer.after_fork_in_parent()
@@ -326,7 +345,8 @@ class Store:
         If the parent could not let go of the file, SQLite believes in this process, too, that it holds locks, which
         it does not: what it wrote might be lost. So the store cannot be used here.
         """
-        self._released = self._released and self._has_let_go
+        self._released = self._released and (self._has_let_go or not self.holds_file)
+        self._has_let_go = False
         self._lock.after_fork_in_child()
         self.running_here = set()
         self._readers.after_fork_in_child(self._fork_error())
@@ -346,18 +366,46 @@ def _resource_key(service: str | None) -> str:
 
 
 def _close_all() -> None:
-    for store in list(_all_stores):
-        if store._holds_file:
-            try:
-                store._shut_down()
-            except (FlushTimeoutError, StoreError) as error:
-                _log.error("%s", error)  # the interpreter exits: there is nobody to raise to
+    """Close what is still open at the end of the process. Every store gets its chance, whatever becomes of others."""
+    steps: deque[Callable[[], None]] | None = None
+    interrupted: Callable[[], None] | None = None
+    interrupt: KeyboardInterrupt | None = None
+    while steps is None or steps:
+        try:
+            if steps is None:
+                steps = _steps_of_closing()
+            while steps:
+                steps[0]()
+                steps.popleft()
+        except KeyboardInterrupt as error:  # it asks for less patience, not for what is queued to be lost
+            interrupt = error
+            if steps and steps[0] is interrupted:
+                steps.popleft()
+            elif steps:
+                interrupted = steps[0]
+    if interrupt is not None:
+        raise interrupt
+
+
+def _steps_of_closing() -> deque[Callable[[], None]]:
+    deadline_ns = clock.monotonic_ns() + int(_EXIT_TIMEOUT_S * 1e9)
+
+    def finish(store: Store) -> None:
+        try:
+            store.shut_down(max(0.0, (deadline_ns - clock.monotonic_ns()) / 1e9))
+        except (FlushTimeoutError, StoreError) as error:
+            _log.error("%s", error)  # there is nobody to raise it to
+
+    stores = [store for store in list(_all_stores) if store.holds_file]
+    # First tell all of them, so that they write at the same time.
+    return deque([*(store.begin_to_shut_down for store in stores), *(partial(finish, store) for store in stores)])
 
 
 def _flush_all() -> None:
     """Commit what is queued, and wait for a thread that is closing a store."""
-    if _fork_lock.acquire(timeout=_TERMINATION_TIMEOUT_S):
-        _fork_lock.release()
+    lock = _shutting_down.lock
+    if lock.acquire(timeout=_TERMINATION_TIMEOUT_S):
+        lock.release()
     for store in list(_all_stores):
         if not store.is_closed:
             store.flush(_TERMINATION_TIMEOUT_S)
@@ -365,45 +413,28 @@ def _flush_all() -> None:
 
 _multiprocessing_end = MultiprocessingEnd(_close_all, _flush_all)
 
-# Held from before a fork until after it; two threads must not fork, and pause the writers, at once.
-_fork_lock = threading.RLock()
-_forking: list[Store] = []
-_stores_lock_is_held = False
+
+def _fork_steps() -> Iterator[ForkStep]:
+    yield _shutting_down
+    yield _opening
+    yield from [store for store in list(_all_stores) if store.holds_file]
+    yield _multiprocessing_end
+    yield guard  # last: the threads that have just been waited for may have opened files
 
 
-def _before_fork() -> None:
-    global _stores_lock_is_held
-    _fork_lock.acquire()
-    # Nobody may open a store meanwhile. Who is at it may be waiting for another process.
-    _stores_lock_is_held = _stores_lock.acquire(timeout=_FORK_PATIENCE_S)
-    _forking[:] = [store for store in _all_stores if store.path is not None and store._holds_file]
-    for store in _forking:
-        store.before_fork()
-    _multiprocessing_end.before_fork()
-    guard.before_fork()  # last: the threads that have just been waited for may have opened files
+def _child_steps() -> Iterator[ForkStep]:
+    yield _shutting_down
+    yield _opening
+    yield guard
+    yield from list(_all_stores)
+    yield _multiprocessing_end
 
 
-def _after_fork_in_parent() -> None:
-    guard.after_fork_in_parent()
-    _multiprocessing_end.after_fork_in_parent()
-    for store in _forking:
-        store.after_fork_in_parent()
-    _forking.clear()
-    if _stores_lock_is_held:
-        _stores_lock.release()
-    _fork_lock.release()
-
-
-def _after_fork_in_child() -> None:
-    global _stores_lock, _fork_lock
-    _stores_lock, _fork_lock = threading.Lock(), threading.RLock()  # threads of the parent hold them
-    _forking.clear()
-    guard.after_fork_in_child()
-    for store in list(_all_stores):
-        store.after_fork_in_child()
-    _multiprocessing_end.after_fork_in_child()
-    _multiprocessing_end.prepare()
-
-
+_forking = Forking(_fork_steps, _child_steps)
+os.register_at_fork(
+    before=_forking.before_fork,
+    after_in_parent=_forking.after_fork_in_parent,
+    after_in_child=_forking.after_fork_in_child,
+)
+os.register_at_fork(after_in_child=_multiprocessing_end.prepare)  # when the handlers of signals are back
 atexit.register(_close_all)
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -200,14 +200,10 @@ class Writer:
         """Whether anything was appended that is not committed yet."""
         return bool(self._is_writing or self.queue or self._commands or self._batch)
 
-    def close(self, timeout_s: float = 10.0) -> None:
-        """Write what is queued, wait for the disk, close the connection. Idempotent.
+    def stop(self) -> None:
+        """Have the thread write what is queued, then close the connection and end. Idempotent.
 
         What other threads append meanwhile is dropped.
-
-        Raises:
-            FlushTimeoutError: it takes longer than `timeout_s` seconds: the process should go on exiting.
-            StoreError: the disk refuses what is queued; it is lost.
         """
         with self._start_lock:
             if not self._closed:
@@ -219,12 +215,21 @@ class Writer:
                 self._start()  # if there was nothing to write; Ctrl-C must not hit the end of the file's use
             except RuntimeError:  # no thread to be had, as when the interpreter is shutting down
                 self._run()
+        self._wakeups.put(None)
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """`stop`, and wait for the end. Idempotent.
+
+        Raises:
+            FlushTimeoutError: it takes longer than `timeout_s` seconds.
+            StoreError: the disk refuses what is queued; it is lost.
+        """
+        self.stop()
         thread = self._thread
-        if thread is not None:
-            self._wakeups.put(None)
-            if not thread.wait_for_end(timeout_s):
-                pending = self._pending()
-                raise FlushTimeoutError(f"{self._path}: {pending} records are not written yet.", pending=pending)
+        if thread is not None and not thread.wait_for_end(timeout_s):
+            pending = self._pending()
+            message = f"{self._path}: {pending} records are not written yet; the writer goes on trying."
+            raise FlushTimeoutError(message, pending=pending)
         if self._batch:
             message = (
                 f"{self._path}: {len(self._batch)} records are lost, they could not be written: "
@@ -344,9 +349,9 @@ class Writer:
         return StoreClosedError(f"{self._path} is closed.", hint="Open a new Client.")
 
     def _wake(self) -> None:
-        self.queue.idle = False
         if self._thread is None and not self._closed:
             self._start()
+        self.queue.idle = False  # not before there is a thread, or nobody would try to start it again
         self._wakeups.put(None)
 
     def _start(self) -> None:
