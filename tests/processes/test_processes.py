@@ -324,6 +324,20 @@ store.close()
 
 
 @needs_fork
+def test_a_closed_store_is_closed_in_a_child(path: Path) -> None:
+    """Spans that a child makes with the tracer of a store that its parent has closed are dropped, without waiting."""
+    script = """
+store.close()
+def child():
+    write("late", 11_000)
+    os.write(1, f"{store.stats().dropped_count} {len(store.writer.queue)}\\n".encode())
+    store.close()
+print(fork(child))
+"""
+    assert run_ok(FORK + script, path, warnings="ignore") == "11000 0\n0\n"
+
+
+@needs_fork
 def test_a_forked_child_outlives_the_parents_store(path: Path) -> None:
     """What a child flushed after the parent closed its store is there afterwards."""
     script = """

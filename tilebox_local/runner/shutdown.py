@@ -34,8 +34,8 @@ class GracefulShutdown:
     """Inside the block, a signal stops the claiming of tasks.
 
     A task that still runs after the grace period is given back through `give_back`, on another thread. At the end of
-    that or of the block, the signal is delivered once more, to whoever handled it before. Elsewhere than in the main
-    thread the block does nothing.
+    that or of the block, the signal is delivered once more, to whoever handled it before, unless the program is exiting
+    by then. Elsewhere than in the main thread the block does nothing.
     """
 
     def __init__(self, give_back: Callable[[], None], grace_period_s: float = GRACE_PERIOD_S) -> None:
@@ -75,7 +75,7 @@ class GracefulShutdown:
             return
         if not self._delivers.acquire(blocking=False):
             self._delivery.wait()  # what it raises belongs here, not to whatever comes next
-        elif not self._is_passed_on:  # the task ended in time: now let the signal do what it would have done
+        elif not self._is_passed_on and not isinstance(exc_val, SystemExit):  # it does what it would have done at once
             self._deliver(self._received)
 
     def _restore(self) -> None:

@@ -350,6 +350,9 @@ class Store:
         self._lock.after_fork_in_child()
         self.running_here = set()
         self._readers.after_fork_in_child(self._fork_error())
+        if not self._released:
+            _leaked_anchors.append(self._anchor)  # a thread of the parent may have held SQLite's lock of the memory
+            self._anchor = None
         for service, reference in self._resources.items():
             reference.key = _resource_key(service)
             reference.forget()
@@ -359,6 +362,9 @@ class Store:
 
     def _fork_error(self) -> StoreError:
         return guard.fork_error(self._label)
+
+
+_leaked_anchors: list[apsw.Connection | None] = []
 
 
 def _resource_key(service: str | None) -> str:

@@ -307,17 +307,18 @@ class Writer:
     def after_fork_in_child(self, refusal: StoreError | None = None) -> None:
         """Start afresh: the queue, the thread and the connection belong to the parent.
 
-        With `refusal`, which every use from now on raises, there is no start: telemetry is dropped and counted.
+        With `refusal`, which every use from now on raises, there is no start: telemetry is dropped and counted. A
+        writer that was closed stays so.
         """
         # Closing an inherited connection would drop the parent's locks and checkpoint its file: leak it.
         _leaked_connections.append(self._connection)
         self._reset()
         self.queue.after_fork_in_child()
-        if refusal is not None:
+        if refusal is not None or self._closed:
             self.refuse(refusal)
 
-    def refuse(self, refusal: StoreError) -> None:
-        """Never start: every use raises `refusal` from now on, telemetry is dropped and counted."""
+    def refuse(self, refusal: StoreError | None) -> None:
+        """Never start: every use raises `refusal` (None: that it is closed), telemetry is dropped and counted."""
         self._closed = self._has_ended = True
         self.queue.close(refusal)
         self.queue.end()
