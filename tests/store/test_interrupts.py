@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import time
+from contextvars import copy_context
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
-from store_support import PATIENCE_S, add_scope, added_scopes, interrupt_after, make_spans
+from opentelemetry import trace as otel_trace
+from store_support import PATIENCE_S, add_scope, added_scopes, interrupt_after, make_spans, names
 
 from tilebox_local import Client
 from tilebox_local import client as client_module
+from tilebox_local.observability import span as span_module
+from tilebox_local.observability.tracing import LocalTracerProvider
 from tilebox_local.query import sql
-from tilebox_local.storage import checkpointer, guard, lockfile, opening, readers, threads, writer
+from tilebox_local.storage import checkpointer, guard, lockfile, opening, queue, readers, threads, writer
 from tilebox_local.storage import store as store_module
 from tilebox_local.storage.lockfile import LockFile
 from tilebox_local.storage.threads import BackgroundThread
@@ -19,6 +25,7 @@ from tilebox_local.storage.threads import BackgroundThread
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tilebox_local.observability.tracing import WorkflowTracer
     from tilebox_local.storage.store import Store
 
 
@@ -81,6 +88,57 @@ def test_an_interrupt_beside_the_turnstile(tmp_path: Path) -> None:
         assert calls > 4
     ours.close()
     other.close()
+
+
+def test_an_interrupted_span(store: Store, tracer: WorkflowTracer) -> None:
+    """A span whose block was entered is stored, whenever Ctrl-C comes; then the span outside of it is current again.
+
+    Only before the first instruction of `end()` or `__exit__()` can nothing be done: then the span stays open.
+    """
+    other = LocalTracerProvider(store.writer, store.resource(None)).get_tracer("other")
+
+    def work(number: int, entered: list[str], current: list[otel_trace.Span]) -> None:
+        try:
+            for span in (
+                tracer.span(f"plain {number}"),
+                tracer.span(f"attributes {number}", attributes={"tile": 7}),
+                other.start_as_current_span(f"configured {number}", start_time=time.time_ns()),
+            ):
+                with span:
+                    entered.append(span.name)
+                    by_hand = other.start_span(f"{span.name} by hand")
+                    entered.append(by_hand.name)
+                    by_hand.end()
+        finally:
+            current.append(otel_trace.get_current_span())
+
+    stays_open = []
+    with tracer.span("root") as root:
+        make_spans(tracer, 1)  # from now on there are numbers to make rows with
+        store.flush()
+        context = copy_context()
+        for calls in count(1):
+            entered: list[str] = []
+            current: list[otel_trace.Span] = []
+            block = partial(context.run, work, calls, entered, current)
+            was_hit = interrupt_after(calls, block, [span_module.__file__, queue.__file__])
+            store.flush()
+            left = {span.name: span for span in store.writer.queue.open_spans if span is not root}
+            if left:
+                stays_open.append(left)
+                context = copy_context()
+            else:
+                assert current == [root]
+            stored = names(store)
+            assert sorted(set(stored)) == stored
+            assert set(entered) - left.keys() <= set(stored)
+            for span in left.values():
+                span.end()
+            if not was_hit:
+                break
+    # Three calls of end(), three of __exit__(), and one that a configured span passes it on to.
+    assert len(stays_open) == 7
+    assert calls > 100
 
 
 CLOSING = [

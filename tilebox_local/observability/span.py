@@ -250,13 +250,25 @@ class RecordingSpan(otel_trace.Span):
         if self.duration_ns is not None:
             _log.warning("Span %r was ended twice.", self.name)
             return
-        end_time = _as_instant(end_time)
-        if end_time is None:
+        try:
+            end_time = _as_instant(end_time)
+            if end_time is None:
+                self.duration_ns = perf_counter_ns() - self.monotonic_start_ns
+            else:
+                self.duration_ns = max(0, end_time - self.start_ns)
+            if self.queue.open_spans.pop(self, _NOT_HERE) is not _NOT_HERE:
+                self.queue.append_span(self)
+        except BaseException:
+            self._end_interrupted(is_ending=True)
+            raise
+
+    def _end_interrupted(self, *, is_ending: bool) -> None:
+        """Ctrl-C came on the way to the end, which nobody will try again. `is_ending`: it may be ended already."""
+        is_open = self.queue.open_spans.pop(self, _NOT_HERE) is not _NOT_HERE
+        if self.duration_ns is None:
             self.duration_ns = perf_counter_ns() - self.monotonic_start_ns
-        else:
-            self.duration_ns = max(0, end_time - self.start_ns)
-        if self.queue.open_spans.pop(self, _NOT_HERE) is not _NOT_HERE:
-            self.queue.append_span(self)
+        if is_open or is_ending:
+            self.queue.append_span(self)  # delivered twice, it is stored once
 
     def stop(self) -> None:
         """Fix the duration without handing the span over: the caller writes it, in a transaction of its own."""
@@ -478,30 +490,34 @@ class CurrentSpan(RecordingSpan):
 
     def __enter__(self) -> otel_trace.Span:
         context = _get_context()
-        parent: Any = context.get(_SPAN_KEY)
-        queue = self.queue
-        if type(parent) is not CurrentSpan or parent.queue is not queue or self.duration_ns is not None:
-            if parent is None:
-                parent = self.default_parent
-            return self._enter_below(parent, parent, context)
-        # The fast way: all of start() for a child of one of our own spans.
-        self.span_id = _getrandbits(63) or 1
-        self.scope = scope = parent.scope
-        if scope.trace_state is not None:
-            self.has_details = True
-        self.parent_id = parent.span_id
-        self.task_no = parent.task_no
-        inherited = parent.attributes
-        if inherited is not None and "task_id" in inherited:
-            self._join_task_of(parent)
-        own = Context() if len(context) == 1 else Context(context)
-        _set_item(own, _SPAN_KEY, self)
-        self._token = _attach(own)
-        self.start_ns = time_ns()
-        self.monotonic_start_ns = perf_counter_ns()
-        queue.open_spans[self] = None
-        if queue.idle:
-            queue.attend()
+        try:
+            parent: Any = context.get(_SPAN_KEY)
+            queue = self.queue
+            if type(parent) is not CurrentSpan or parent.queue is not queue or self.duration_ns is not None:
+                if parent is None:
+                    parent = self.default_parent
+                return self._enter_below(parent, parent, context)
+            # The fast way: all of start() for a child of one of our own spans.
+            self.span_id = _getrandbits(63) or 1
+            self.scope = scope = parent.scope
+            if scope.trace_state is not None:
+                self.has_details = True
+            self.parent_id = parent.span_id
+            self.task_no = parent.task_no
+            inherited = parent.attributes
+            if inherited is not None and "task_id" in inherited:
+                self._join_task_of(parent)
+            own = Context() if len(context) == 1 else Context(context)
+            _set_item(own, _SPAN_KEY, self)
+            self._token = _attach(own)
+            self.start_ns = time_ns()
+            self.monotonic_start_ns = perf_counter_ns()
+            queue.open_spans[self] = None
+            if queue.idle:
+                queue.attend()
+        except BaseException:
+            self._take_back(context)
+            raise
         return self
 
     def _enter_below(
@@ -520,9 +536,18 @@ class CurrentSpan(RecordingSpan):
             span = unsampled_child(parent)
             self._token = _attach(otel_trace.set_span_in_context(span, context))
             return span
-        self.start(parent, of_task, start_time)
-        self._enter(context)
+        try:
+            self.start(parent, of_task, start_time)
+            self._enter(context)
+        except BaseException:
+            self._take_back(context)
+            raise
         return self
+
+    def _take_back(self, context: Context) -> None:
+        """Ctrl-C came on the way into the block, which will not be left then: there was no span."""
+        _attach(context)
+        self.queue.open_spans.pop(self, None)
 
     def enter_task(self, scope: TraceScope, root_span_id: int, task_no: int) -> None:
         """Instead of `with`: become the current span, as the span of a task below the root span of its job."""
@@ -544,55 +569,63 @@ class CurrentSpan(RecordingSpan):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
+        is_ending = False
         try:
-            _detach(self._token)
-            del self._token  # it holds the outer context, which must not live until the span is written
-        except (AttributeError, RuntimeError, ValueError):
-            self._left_elsewhere()
-        if exc_val is not None:
-            self.fail(exc_val, record=self.records_exception, set_status=self.sets_status_on_exception)
-        if self.duration_ns is None:
-            # end() without its calls: this is what every span does.
-            duration_ns = self.duration_ns = perf_counter_ns() - self.monotonic_start_ns
-            queue = self.queue
-            if queue.open_spans.pop(self, _NOT_HERE) is _NOT_HERE:
-                return
-            trace_no = self.scope.committed_no
-            resource_no = self.resource.committed_no
-            scope_no = self.instrumentation.committed_no
-            text = None
-            if trace_no is None or resource_no is None or scope_no is None or self.has_details:
-                queue.append_span(self)
-                return
-            attributes = self.attributes
-            if attributes:
-                try:
-                    encoded = _dumps(attributes)
-                except TypeError:  # has to be repaired
+            try:
+                _detach(self._token)
+                del self._token  # it holds the outer context, which must not live until the span is written
+            except (AttributeError, RuntimeError, ValueError):
+                self._left_elsewhere()
+            if exc_val is not None:
+                self.fail(exc_val, record=self.records_exception, set_status=self.sets_status_on_exception)
+            if self.duration_ns is None:
+                # end() without its calls: this is what every span does.
+                duration_ns = self.duration_ns = perf_counter_ns() - self.monotonic_start_ns
+                queue = self.queue
+                is_ending = True
+                if queue.open_spans.pop(self, _NOT_HERE) is _NOT_HERE:
+                    return
+                trace_no = self.scope.committed_no
+                resource_no = self.resource.committed_no
+                scope_no = self.instrumentation.committed_no
+                text = None
+                if trace_no is None or resource_no is None or scope_no is None or self.has_details:
                     queue.append_span(self)
                     return
-                is_long = len(encoded) > MAX_TEXT_CHARS
-                if is_long or not (screen.knows(attributes) or screen.learn_keys(attributes)):
-                    queue.append_span(self)
-                    return
-                text = encoded.decode()
-            span_rows = queue.span_rows
-            span_rows.append(
-                (
-                    trace_no,
-                    self.start_ns,
-                    self.span_id,
-                    self.parent_id,
-                    duration_ns,
-                    self.name,
-                    self.task_no,
-                    resource_no,
-                    scope_no,
-                    text,
+                attributes = self.attributes
+                if attributes:
+                    try:
+                        encoded = _dumps(attributes)
+                    except TypeError:  # has to be repaired
+                        queue.append_span(self)
+                        return
+                    is_long = len(encoded) > MAX_TEXT_CHARS
+                    if is_long or not (screen.knows(attributes) or screen.learn_keys(attributes)):
+                        queue.append_span(self)
+                        return
+                    text = encoded.decode()
+                span_rows = queue.span_rows
+                span_rows.append(
+                    (
+                        trace_no,
+                        self.start_ns,
+                        self.span_id,
+                        self.parent_id,
+                        duration_ns,
+                        self.name,
+                        self.task_no,
+                        resource_no,
+                        scope_no,
+                        text,
+                    )
                 )
-            )
-            if queue.idle or len(span_rows) > queue.attention:
-                queue.attend(span_rows)
+                if queue.idle or len(span_rows) > queue.attention:
+                    queue.attend(span_rows)
+        except BaseException:
+            with contextlib.suppress(AttributeError, RuntimeError, ValueError):
+                _detach(self._token)
+            self._end_interrupted(is_ending=is_ending)
+            raise
 
     def _left_elsewhere(self) -> None:
         """The context cannot be restored: it is another one, as generators can have it, or the block was left twice."""
