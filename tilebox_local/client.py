@@ -21,7 +21,7 @@ from tilebox_local.query.jobs import find_cluster
 from tilebox_local.runner.executor import TaskExecutor
 from tilebox_local.runner.runner import Runner
 from tilebox_local.runner.task_runner import TaskRunner
-from tilebox_local.storage.store import MEMORY, open_store
+from tilebox_local.storage.store import MEMORY, close_uses, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,16 +90,16 @@ class Client:
         if read_only and str(os.fspath(chosen)) == MEMORY:
             raise ArgumentError("read_only needs a file; a store in memory is new, and empty.")
         self._use = object()
-        self._store = open_store(chosen, full_sync=durability == "full", read_only=read_only, user=self._use)
+        self._is_closed = False
         try:
+            self._store = open_store(chosen, full_sync=durability == "full", read_only=read_only, user=self._use)
             tidy_up(self._store)
+            self._resource = self._store.resource(name)
+            self._tracer = WorkflowTracer(self._store.writer.queue, self._resource)
         except BaseException:  # Ctrl-C, say: nobody could close it
             with suppress(StoreError, FlushTimeoutError):
-                self._store.close(self._use)
+                close_uses(self._use)
             raise
-        self._resource = self._store.resource(name)
-        self._tracer = WorkflowTracer(self._store.writer.queue, self._resource)
-        self._is_closed = False
 
     def __repr__(self) -> str:
         return f"Client({str(self._store.path or ':memory:')!r})"

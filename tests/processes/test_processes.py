@@ -139,7 +139,7 @@ sys.stdin.read()
 def test_who_keeps_a_store_from_opening_is_named(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Opening waits, too, and says for whom."""
+    """Opening waits, too, and says for whom; meanwhile other stores can be closed."""
     monkeypatch.setattr(lockfile, "_PATIENCE_S", 0.05)
     open_store(path).close()
     script = """
@@ -149,12 +149,15 @@ fcntl.flock(file, fcntl.LOCK_EX)
 print("locked", flush=True)
 sys.stdin.read()
 """
+    free = open_store(path.with_name("free.db"))
     with start(script, path) as other:
         assert read_line(other) == "locked"
         thread = threading.Thread(target=lambda: open_store(path).close())
         thread.start()
         until(lambda: caplog.records)
         assert caplog.messages == [f"{path} is locked by process {other.pid} (python); waiting for it."]
+        free.close()
+        assert (free.holds_file, thread.is_alive()) == (False, True)
         other.communicate("")
         thread.join()
 

@@ -240,6 +240,17 @@ def test_full_durability_waits_at_every_commit(path: Path) -> None:
             assert [synchronous(client._store) for _ in range(3)] == [FULL] * 3
 
 
+def test_full_durability_that_cannot_be_had(path: Path) -> None:
+    """If the disk refuses as a second client asks for durability="full", there is no second client."""
+    first = Client(path)
+    disk = Disk(first._store)
+    disk.failures = 1
+    with pytest.raises(StoreError):
+        Client(path, durability="full")
+    first.close()
+    assert first._store.is_closed
+
+
 # -- the log ----------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from store_support import add_scope, added_scopes, outside, read_line, run, run_
 
 from tilebox_local import Client
 from tilebox_local.errors import ForeignOpenError, StoreError
+from tilebox_local.storage import guard as guard_module
 from tilebox_local.storage.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -235,14 +236,16 @@ def test_connections_that_outlive_their_store(path: Path) -> None:
     sqlite3.connect(path).close()
 
 
-def test_a_failed_open_leaves_no_guard(tmp_path: Path) -> None:
-    """A file that is refused as a store can be opened by others in the same process."""
+def test_a_failed_open_leaves_nothing_open(tmp_path: Path) -> None:
+    """A file that is refused as a store can be opened by others in the same process; no descriptor stays open."""
     path = tmp_path / "other.db"
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE mine (a)")
+    before = guard_module._open_descriptors()
     for _ in range(2):
         with pytest.raises(StoreError, match="a SQLite database of another program"):
             Client(path)
+        assert guard_module._open_descriptors() == before
         with closing(sqlite3.connect(path)) as connection:
             assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("mine",)]
 

@@ -162,6 +162,25 @@ def test_an_interrupted_close_goes_on(tmp_path: Path) -> None:
     assert calls > 40
 
 
+def test_an_interrupted_open_leaves_nothing_open(tmp_path: Path) -> None:
+    """Whoever is interrupted while opening a store has not opened it: nobody guards it, and it can be opened again."""
+    path = tmp_path / "store.db"
+    for calls in count(1):
+        opened: list[Client] = []
+        open_it = partial(lambda opened: opened.append(Client(path)), opened)
+        was_hit = interrupt_after(calls, open_it, [*CLOSING, client_module.__file__])
+        for client in opened:
+            client.close()
+        assert store_module.open_stores() == []
+        if path.exists():
+            path.open().close()
+        if calls % 10 == 0:
+            Client(path).close()
+        if not was_hit:
+            break
+    assert calls > 100
+
+
 def test_an_interrupted_exit_closes_all_stores(tmp_path: Path) -> None:
     """Ctrl-C at the exit, whenever it comes, loses nothing of any store, and is raised at the end."""
     for calls in count(1):

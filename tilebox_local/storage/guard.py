@@ -27,6 +27,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -50,7 +51,7 @@ class _Guarded:
     def __init__(self, path: str, identity: _Identity) -> None:
         self.path = path
         self.identity = identity
-        self.users: set[object] = set()
+        self.users: weakref.WeakSet[object] = weakref.WeakSet()  # weak: Ctrl-C may come before one is known to anybody
         self.is_inherited = False  # open connections came with a fork: this process must not use the file
 
 

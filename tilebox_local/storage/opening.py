@@ -74,13 +74,9 @@ class Opener:
                 _check_path(self.path)
             with self.lock.held(on_slow=self.name_lockers), translate_errors(self.label):
                 leftover = None if self.path is None else self._prepare_file(self.path)
-                try:
-                    if self.path is not None:
-                        guard(self.path, self)
-                    return self._with_reserve(lambda: self._connect_checked(leftover))
-                except BaseException:
-                    self.stop_guarding()
-                    raise
+                if self.path is not None:
+                    guard(self.path, self)
+                return self._with_reserve(lambda: self._connect_checked(leftover))
         except NotATileboxStoreError:
             self.lock.remove_if_new()
             raise
@@ -103,23 +99,19 @@ class Opener:
             if not log.exists() and not os.access(self.path.parent, os.W_OK):
                 # Nobody has it open, and SQLite could not make the files that it needs beside one that may change.
                 self.filename += "?immutable=1"
-            try:
-                guard(self.path, self)
-                with translate_errors(self.label):
-                    leftover = self._find_leftover(self.path)
-                    connection = open_reader(self.filename, on_slow=self.name_lockers)
-                    try:
-                        keep_log_at_close(connection, leftover is not None)
-                        check_schema(connection, self.label)
-                        if leftover is not None:
-                            leftover.refuse_stale(connection)
-                        if self.file is not None:
-                            self.file.attach_to_read()
-                    finally:
-                        close_quietly(connection)
-            except BaseException:
-                self.stop_guarding()
-                raise
+            guard(self.path, self)
+            with translate_errors(self.label):
+                leftover = self._find_leftover(self.path)
+                connection = open_reader(self.filename, on_slow=self.name_lockers)
+                try:
+                    keep_log_at_close(connection, leftover is not None)
+                    check_schema(connection, self.label)
+                    if leftover is not None:
+                        leftover.refuse_stale(connection)
+                    if self.file is not None:
+                        self.file.attach_to_read()
+                finally:
+                    close_quietly(connection)
         except StoreBusyError as error:
             raise self._locked_error() from error
         except OSError as error:
@@ -141,7 +133,11 @@ class Opener:
             if not (is_out_of_room(error) and self.lock.release_reserve()):
                 raise
             connection = connect()
-        self.lock.reserve()
+        try:
+            self.lock.reserve()
+        except BaseException:
+            close_quietly(connection)
+            raise
         return connection
 
     def _connect_writer(self) -> apsw.Connection:
@@ -156,8 +152,9 @@ class Opener:
             raise
         return connection
 
-    def stop_guarding(self) -> None:
-        """The last connection is closed, or there was none."""
+    def give_up(self) -> None:
+        """The last connection is closed, or there was none: close the lock file, too, and stop guarding."""
+        self.lock.close()
         release(self)
 
     def name_lockers(self) -> bool:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from tilebox_local.storage.file import StoreFile
     from tilebox_local.storage.forking import ForkStep
 
-__all__ = ["MEMORY", "Store", "is_open_here", "open_store", "open_stores"]
+__all__ = ["MEMORY", "Store", "close_uses", "is_open_here", "open_store", "open_stores"]
 
 T = TypeVar("T")
 
@@ -61,8 +61,10 @@ _log = logging.getLogger("tilebox.workflows.internal")
 _stores: dict[tuple[str, bool], Store] = {}  # by path, and whether it only reads
 _all_stores: weakref.WeakSet[Store] = weakref.WeakSet()
 _closing: set[Store] = set()  # whose close() has begun: after Ctrl-C nobody else may know them
-# A fork waits for both. Who is opening a store may be waiting for another process; a child had better go on without it.
+# A fork waits for all of them. Who is opening a store may be waiting for another process; a child had better go on
+# without it, and others had better be able to close theirs.
 _opening = ForkLock(threading.Lock, patience_s=5.0)
+_sharing = ForkLock(threading.Lock)  # which stores there are, and who uses them; never held for long
 _shutting_down = ForkLock(threading.RLock)  # a child must not inherit a file that is half closed
 
 
@@ -83,12 +85,31 @@ def open_store(
         return Store(None, full_sync=False, user=user)
     resolved = Path(path).expanduser().resolve()
     with _opening.lock:
-        store = _stores.get((str(resolved), read_only)) or _same_file(resolved, read_only)
-        if store is not None and not store.is_closed and store.is_usable():
-            store.share(user, full_sync=full_sync)
+        store = _share(resolved, read_only, user)
+        if store is None:
+            store = Store(resolved, full_sync=full_sync, read_only=read_only, user=user)
+            with _sharing.lock:
+                _stores[str(resolved), read_only] = store
             return store
-        store = Store(resolved, full_sync=full_sync, read_only=read_only, user=user)
-        _stores[str(resolved), read_only] = store
+    if full_sync:
+        store.require_full_sync(user)
+    return store
+
+
+def close_uses(user: object) -> None:
+    """Give up what `user` has opened, if an error came before it knew which store that is."""
+    for store in open_stores():
+        if store.has_user(user):
+            store.close(user)
+
+
+def _share(path: Path, read_only: bool, user: object) -> Store | None:
+    """The store that is open already, if there is one, with one more user."""
+    with _sharing.lock:
+        store = _stores.get((str(path), read_only)) or _same_file(path, read_only)
+        if store is None or store.is_closed or not store.is_usable():
+            return None
+        store.add_user(user)
         return store
 
 
@@ -104,7 +125,12 @@ def is_open_here(path: Path) -> bool:
 
 def open_stores() -> list[Store]:
     """The stores that this process has open."""
-    return [store for store in list(_all_stores) if not store.is_closed]
+    return [store for store in _known_stores() if not store.is_closed]
+
+
+def _known_stores() -> list[Store]:
+    with _sharing.lock:  # another thread must not add one meanwhile
+        return list(_all_stores)
 
 
 class Store:
@@ -121,11 +147,30 @@ class Store:
         self.running_here: set[int] = set()  # rows of the runners of this process that are at work
         self._opener = opener = Opener(path, full_sync=full_sync)
         self._label, self._lock, self._file = opener.label, opener.lock, opener.file
+        try:
+            self._open()
+        except BaseException:
+            self.holds_file = False
+            self._users.clear()
+            opener.give_up()
+            raise
+
+    def _open(self) -> None:
+        opener = self._opener
         connection = None
-        if read_only:
+        if self.is_read_only:
             opener.open_to_read()
         else:
             connection = opener.open_checked()
+        try:
+            self._begin(connection)
+        except BaseException:
+            if connection is not None:
+                close_quietly(connection)
+            raise
+
+    def _begin(self, connection: apsw.Connection | None) -> None:
+        opener = self._opener
         self.filename = opener.filename
         self._readers = ReaderPool(partial(open_reader, self.filename), partial(open_lent, self.filename))
         self._checkpointer = Checkpointer(
@@ -135,7 +180,7 @@ class Store:
             self._open_again,
             path=self._label,
             lock=self._lock,
-            full_sync=full_sync,
+            full_sync=opener.full_sync,
             file=self._file,
             on_slow=self._explain_wait,
             checkpointer=self._checkpointer,
@@ -146,8 +191,9 @@ class Store:
             self._prepare(connection)
             self.writer.adopt(connection)
         # An in-memory database lives as long as a connection to it.
-        self._anchor = open_reader(self.filename) if path is None else None
-        _all_stores.add(self)
+        self._anchor = open_reader(self.filename) if self.path is None else None
+        with _sharing.lock:
+            _all_stores.add(self)
         _multiprocessing_end.prepare()
 
     def _prepare(self, connection: apsw.Connection) -> None:
@@ -195,12 +241,22 @@ class Store:
             return True
         return False
 
-    def share(self, user: object = None, *, full_sync: bool) -> None:
-        """Add a user; the strictest durability that any user asked for holds."""
+    def add_user(self, user: object) -> None:
+        """One use more, which is given up by `close(user)`."""
         self._users.append(user)
-        if full_sync:
+
+    def has_user(self, user: object) -> bool:
+        """Whether somebody uses it who has not closed it yet."""
+        return user in self._users
+
+    def require_full_sync(self, user: object) -> None:
+        """Wait for the disk at every commit from now on, since `user` asks for it; if that fails, it is none."""
+        try:
             self._opener.full_sync = True
             self.writer.require_full_sync()
+        except BaseException:
+            self.close(user)
+            raise
 
     def transact(self, function: Callable[[apsw.Connection], T]) -> T:
         """Run `function(connection)` in one write transaction; return its result after the commit. See Writer."""
@@ -281,7 +337,7 @@ class Store:
 
         May be repeated: after Ctrl-C or FlushTimeoutError it goes on where it was.
         """
-        with _opening.lock:
+        with _sharing.lock:
             if user in self._users:
                 self._users.remove(user)
             if self._users:
@@ -321,8 +377,7 @@ class Store:
         if self._anchor is not None:
             close_quietly(self._anchor)
             self._anchor = None
-        self._lock.close()
-        self._opener.stop_guarding()
+        self._opener.give_up()
         self.holds_file = False
         _closing.discard(self)
 
@@ -402,7 +457,7 @@ def _steps_of_closing() -> deque[Callable[[], None]]:
         except (FlushTimeoutError, StoreError) as error:
             _log.error("%s", error)  # there is nobody to raise it to
 
-    stores = [store for store in list(_all_stores) if store.holds_file]
+    stores = [store for store in _known_stores() if store.holds_file]
     # First tell all of them, so that they write at the same time.
     return deque([*(store.begin_to_shut_down for store in stores), *(partial(finish, store) for store in stores)])
 
@@ -412,9 +467,8 @@ def _flush_all() -> None:
     lock = _shutting_down.lock
     if lock.acquire(timeout=_TERMINATION_TIMEOUT_S):
         lock.release()
-    for store in list(_all_stores):
-        if not store.is_closed:
-            store.flush(_TERMINATION_TIMEOUT_S)
+    for store in open_stores():
+        store.flush(_TERMINATION_TIMEOUT_S)
 
 
 _multiprocessing_end = MultiprocessingEnd(_close_all, _flush_all)
@@ -423,6 +477,7 @@ _multiprocessing_end = MultiprocessingEnd(_close_all, _flush_all)
 def _fork_steps() -> Iterator[ForkStep]:
     yield _shutting_down
     yield _opening
+    yield _sharing
     yield from [store for store in list(_all_stores) if store.holds_file]
     yield _multiprocessing_end
     yield guard  # last: the threads that have just been waited for may have opened files
@@ -431,6 +486,7 @@ def _fork_steps() -> Iterator[ForkStep]:
 def _child_steps() -> Iterator[ForkStep]:
     yield _shutting_down
     yield _opening
+    yield _sharing
     yield guard
     yield from list(_all_stores)
     yield _multiprocessing_end
