@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -333,18 +333,21 @@ class Store:
         return self.writer.stats()
 
     def close(self, user: object = None) -> None:
-        """Give up one use, that of `user`; the last one writes what is queued and closes the file.
+        """Write what is queued and give up one use, that of `user`; the last one closes the file.
 
         May be repeated: after Ctrl-C or FlushTimeoutError it goes on where it was.
         """
         with _sharing.lock:
             if user in self._users:
                 self._users.remove(user)
-            if self._users:
-                return
-            if _stores.get((self._label, self.is_read_only)) is self:
+            is_last = not self._users
+            if is_last and _stores.get((self._label, self.is_read_only)) is self:
                 del _stores[self._label, self.is_read_only]
-        self.shut_down(_EXIT_TIMEOUT_S)
+        if is_last:
+            self.shut_down(_EXIT_TIMEOUT_S)
+        elif self.writer.queue.refusal is None:
+            with suppress(StoreClosedError):  # by the last user, meanwhile
+                self.flush(_EXIT_TIMEOUT_S)
 
     def begin_to_shut_down(self) -> None:
         """Accept nothing more, whoever uses it, and have the writer write what is queued."""
