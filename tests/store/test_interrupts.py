@@ -10,10 +10,11 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace as otel_trace
-from store_support import PATIENCE_S, add_scope, added_scopes, interrupt_after, make_spans, names
+from store_support import PATIENCE_S, add_scope, added_scopes, interrupt_after, make_spans, names, until
 
 from tilebox_local import Client
 from tilebox_local import client as client_module
+from tilebox_local.errors import ForeignOpenError
 from tilebox_local.observability import span as span_module
 from tilebox_local.observability.tracing import LocalTracerProvider
 from tilebox_local.query import sql
@@ -160,6 +161,36 @@ def test_an_interrupted_close_goes_on(tmp_path: Path) -> None:
         if not was_hit:
             break
     assert calls > 40
+
+
+def test_an_interrupted_close_ends_by_itself(tmp_path: Path) -> None:
+    """If nobody closes again after an interrupt, the writer writes what is queued and frees the file by itself."""
+    opened = 0
+    for calls in count(1):
+        path = tmp_path / f"{calls}.db"
+        client = Client(path)
+        make_spans(client.tracer, 3)
+        was_hit = interrupt_after(calls, client.close, [*CLOSING, client_module.__file__])
+        if not client._store.is_closed:  # it came before anything else
+            opened += 1
+            client.close()
+        until(partial(is_free, path))
+        with Client(path) as again:
+            assert len(again.sql("SELECT 1 FROM spans")) == 3
+        client.close()
+        if not was_hit:
+            break
+    assert opened < calls / 5
+    assert calls > 40
+
+
+def is_free(path: Path) -> bool:
+    """Whether nobody guards a file."""
+    try:
+        path.open().close()
+    except ForeignOpenError:
+        return False
+    return True
 
 
 def test_an_interrupted_open_leaves_nothing_open(tmp_path: Path) -> None:

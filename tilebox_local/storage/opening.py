@@ -152,10 +152,14 @@ class Opener:
             raise
         return connection
 
+    def stop_guarding(self) -> None:
+        """The last connection is closed, or is about to be: the guard ends when it is."""
+        release(self)
+
     def give_up(self) -> None:
         """The last connection is closed, or there was none: close the lock file, too, and stop guarding."""
         self.lock.close()
-        release(self)
+        self.stop_guarding()
 
     def name_lockers(self) -> bool:
         """Say who keeps others from writing; whether somebody does."""

@@ -335,8 +335,19 @@ class Store:
     def close(self, user: object = None) -> None:
         """Write what is queued and give up one use, that of `user`; the last one closes the file.
 
-        May be repeated: after Ctrl-C or FlushTimeoutError it goes on where it was.
+        May be repeated: after Ctrl-C or FlushTimeoutError it goes on where it was. If nobody does, the writer writes
+        what is queued nevertheless, and the file is free as soon as it has closed it.
         """
+        try:
+            self._close(user)
+        except BaseException:
+            if self.is_closed:
+                self.begin_to_shut_down()
+                self._readers.close()
+                self._opener.stop_guarding()  # from now on as long as the writer has it open
+            raise
+
+    def _close(self, user: object) -> None:
         with _sharing.lock:
             if user in self._users:
                 self._users.remove(user)
@@ -351,10 +362,10 @@ class Store:
 
     def begin_to_shut_down(self) -> None:
         """Accept nothing more, whoever uses it, and have the writer write what is queued."""
-        _closing.add(self)
         with _shutting_down.lock:
             self._users.clear()
             if self.holds_file:
+                _closing.add(self)
                 self._checkpointer.close()  # before the writer, whose close is to be the last of this process
                 self.writer.stop()
 
@@ -366,7 +377,6 @@ class Store:
         self.begin_to_shut_down()
         with _shutting_down.lock:
             if not self.holds_file:
-                _closing.discard(self)
                 return  # another thread was faster
             try:
                 self.writer.close(timeout_s)
