@@ -192,41 +192,41 @@ class Alarm(Exception):
 heard = []
 
 def note(number, frame):
-    heard.append("USR1")
+    heard.append("TERM")
 
 def ring(number, frame):
     heard.append("ALRM")
     raise Alarm
 
 def first(number, frame):
-    heard.append("USR2")
+    heard.append("HUP")
     signal.signal(number, note)
 
 before_fork = Store.before_fork
 
 def before(store):
-    for number in (signal.SIGUSR1, signal.SIGALRM, signal.SIGUSR2):
+    for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGHUP):
         signal.raise_signal(number)
-    assert heard == ["USR1", "ALRM", "USR2"]
+    assert heard == ["TERM", "ALRM", "HUP"]
     before_fork(store)
 
 store = open_store(sys.argv[1])
 Store.before_fork = before
-for number, handler in (signal.SIGUSR1, note), (signal.SIGALRM, ring), (signal.SIGUSR2, first):
+for number, handler in (signal.SIGTERM, note), (signal.SIGALRM, ring), (signal.SIGHUP, first):
     signal.signal(number, handler)
 try:
     if not os.fork():
         store.transact(lambda connection: None)
-        handlers = [signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGALRM, signal.SIGUSR2)]
-        os._exit(0 if (heard, handlers) == (["USR1", "ALRM", "USR2"], [note, ring, note]) else 1)
+        handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGHUP)]
+        os._exit(0 if (heard, handlers) == (["TERM", "ALRM", "HUP"], [note, ring, note]) else 1)
     threading.Event().wait(30)
 except Alarm:
     print("rung", os.waitstatus_to_exitcode(os.wait()[1]))
-print(heard, [signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGALRM, signal.SIGUSR2)]
+print(heard, [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGHUP)]
       == [note, ring, note])
 store.close()
 """
-    assert run_ok(script, path).splitlines() == ["rung 0", "['USR1', 'ALRM', 'USR2'] True"]
+    assert run_ok(script, path).splitlines() == ["rung 0", "['TERM', 'ALRM', 'HUP'] True"]
 
 
 def test_handlers_of_signals_are_left_alone_by_forks_of_other_threads(path: Path) -> None:

@@ -22,6 +22,7 @@ from store_support import (
     read_line,
     rows,
     run,
+    run_ok,
     start,
     transact_within,
     until,
@@ -30,6 +31,7 @@ from store_support import (
 from tilebox_local import Client
 from tilebox_local.errors import FlushTimeoutError, ForeignOpenError, StoreClosedError, StoreError
 from tilebox_local.observability.tracing import WorkflowTracer
+from tilebox_local.storage import store as store_module
 from tilebox_local.storage import writer as writer_module
 from tilebox_local.storage.store import open_store
 
@@ -358,6 +360,72 @@ def test_interrupting_close_loses_nothing(path: Path) -> None:
     assert (process.returncode, stdout, stderr.strip().rpartition("\n")[2]) == (-2, "", "KeyboardInterrupt")
     assert sorted(file.name for file in path.parent.iterdir()) == ["store.db", "store.db.lock"]
     assert outside(path, "SELECT count(*) FROM spans") == [(501,)]
+
+
+TERMINATED = """
+import signal, sys
+from tilebox_local import Client
+from tilebox_local.storage.writer import Writer
+
+close = Writer.close
+
+def terminated(writer, *arguments):
+    Writer.close = close
+    signal.raise_signal(signal.SIGTERM)
+    return close(writer, *arguments)
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+Writer.close = terminated
+clients = [Client(path) for path in sys.argv[1:]]
+for client in clients:
+    for number in range(3000):
+        with client.tracer.span("late"):
+            pass
+"""
+
+
+def test_a_handler_that_exits_at_the_exit(tmp_path: Path) -> None:
+    """SIGTERM, with a handler that exits, while the exit closes the first of two stores: both have all spans."""
+    paths = [tmp_path / "first.db", tmp_path / "second.db"]
+    run(TERMINATED, *paths)
+    assert [outside(path, "SELECT count(*) FROM span_records") for path in paths] == [[(3000,)]] * 2
+
+
+def test_a_signal_flushes_every_store_that_can_be(tmp_path: Path) -> None:
+    """What commits the last spans at SIGTERM is not stopped by a store that cannot be used."""
+    with closing(open_store(tmp_path / "refused.db")) as refused, closing(open_store(tmp_path / "usable.db")) as usable:
+        make_spans(WorkflowTracer(usable.writer.queue, usable.resource(None)), 3)
+        refused.writer.refuse(StoreError("it cannot be used here"))
+        store_module._flush_all()
+        assert len(names(usable)) == 3
+
+
+NESTED = """
+import signal, sys, threading, time
+from tilebox_local.storage.threads import Completion
+
+completion, begun, main = Completion(), threading.Event(), threading.get_ident()
+
+def wait_again(number, frame):
+    begun.set()
+    print(completion.wait())
+
+def work():
+    while sys._current_frames()[main].f_code is not Completion.wait.__code__:
+        time.sleep(0.001)
+    while not begun.wait(0.05):
+        signal.pthread_kill(main, signal.SIGALRM)
+    completion.finish()
+
+signal.signal(signal.SIGALRM, wait_again)
+threading.Thread(target=work).start()
+print(completion.wait())
+"""
+
+
+def test_a_wait_inside_of_a_wait() -> None:
+    """A handler that waits for what the interrupted code waits for, as both close a store, lets both go on."""
+    assert run_ok(NESTED) == "True\nTrue\n"
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

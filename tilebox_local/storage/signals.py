@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["HeldInterrupts", "RepeatedSignal"]
 
+# Those whose handlers raise. Others are left alone, since to replace a handler undoes signal.siginterrupt() and what C
+# code, such as faulthandler, has put in its place.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGBREAK")
+_RAISING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 _REPEAT_EVERY_S = 0.05
 _POLL_S = 0.001
 
@@ -50,8 +54,9 @@ class RepeatedSignal:
 
 
 class HeldInterrupts:
-    """Keeps what signal handlers raise for a while; they run as always. They do so in the main thread: elsewhere this
-    has no effect.
+    """Keeps what the handlers of SIGINT, SIGTERM, SIGHUP and SIGALRM raise for a while; they run as always.
+
+    They do so in the main thread: elsewhere this has no effect.
     """
 
     def __init__(self) -> None:
@@ -68,7 +73,7 @@ class HeldInterrupts:
     def hold(self) -> None:
         """Begin. Raises what a handler raises that comes in the way; then it is to be repeated."""
         if _is_main_thread():
-            for number in signal.valid_signals():
+            for number in _RAISING:
                 handler = signal.getsignal(number)
                 if callable(handler) and handler != self._call:
                     self._handlers[number] = handler

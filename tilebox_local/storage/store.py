@@ -443,7 +443,7 @@ def _close_all() -> None:
     """Close what is still open at the end of the process. Every store gets its chance, whatever becomes of others."""
     steps: deque[Callable[[], None]] | None = None
     interrupted: Callable[[], None] | None = None
-    interrupt: KeyboardInterrupt | None = None
+    interrupt: BaseException | None = None
     while steps is None or steps:
         try:
             if steps is None:
@@ -451,7 +451,7 @@ def _close_all() -> None:
             while steps:
                 steps[0]()
                 steps.popleft()
-        except KeyboardInterrupt as error:  # it asks for less patience, not for what is queued to be lost
+        except BaseException as error:  # noqa: BLE001 -- Ctrl-C, or a handler that exits: less patience, but no loss
             interrupt = error
             if steps and steps[0] is interrupted:
                 steps.popleft()
@@ -481,7 +481,8 @@ def _flush_all() -> None:
     if lock.acquire(timeout=_TERMINATION_TIMEOUT_S):
         lock.release()
     for store in open_stores():
-        store.flush(_TERMINATION_TIMEOUT_S)
+        with suppress(FlushTimeoutError, StoreError):  # such as that of a store that this child cannot use
+            store.flush(_TERMINATION_TIMEOUT_S)
 
 
 _multiprocessing_end = MultiprocessingEnd(_close_all, _flush_all)

@@ -32,10 +32,12 @@ class Completion:
         self._lock.release()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until it is finished; whether it is. One thread at a time; as often as it likes."""
-        # Ctrl-C may have come after an earlier wait had taken the lock, or before finish() could release it.
+        """Wait until it is finished; whether it is. Any number of threads, each as often as it likes."""
         timeout_s = -1 if timeout_s is None else max(0.0, timeout_s)
-        return self.is_finished or self._lock.acquire(timeout=timeout_s) or self.is_finished
+        # After Ctrl-C between taking the lock and giving it back, it is finished nevertheless.
+        if not self.is_finished and self._lock.acquire(timeout=timeout_s):
+            self._lock.release()  # for a wait that a signal handler has interrupted with another one
+        return self.is_finished
 
 
 class BackgroundThread(threading.Thread):
@@ -59,7 +61,7 @@ class BackgroundThread(threading.Thread):
                 self._completion.finish()
 
     def wait_for_end(self, timeout_s: float | None = None) -> bool:
-        """Wait until the target has returned; whether it has. One thread at a time; as often as it likes."""
+        """Wait until the target has returned; whether it has. Any number of threads, each as often as it likes."""
         if not self._completion.wait(timeout_s):
             return False
         self.join()
