@@ -34,6 +34,7 @@ from tilebox_local.observability.tracing import WorkflowTracer
 from tilebox_local.storage import store as store_module
 from tilebox_local.storage import writer as writer_module
 from tilebox_local.storage.store import open_store
+from tilebox_local.storage.threads import BackgroundThread
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -453,6 +454,7 @@ KILLED = """
 import sys
 from tilebox_local.observability.tracing import WorkflowTracer
 from tilebox_local.storage.store import open_store
+from tilebox_local.storage.threads import BackgroundThread
 store = open_store(sys.argv[1])
 tracer = WorkflowTracer(store.writer.queue, store.resource(None))
 number = int(sys.argv[2])
@@ -534,3 +536,25 @@ def test_no_thread_to_be_had_for_a_moment(
             make_spans(tracer, 1, "first")
         make_spans(tracer, 1, "second")
         until(lambda: names(store) == stored)
+
+
+def test_an_object_that_is_collected_as_the_writer_starts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python may collect garbage at any allocation; if that makes a span while the writer is started, nobody hangs."""
+    store = open_store(path)
+    tracer = WorkflowTracer(store.writer.queue, store.resource(None))
+    garbage = ["collected"]
+
+    class Collecting(BackgroundThread):
+        def __init__(self, *arguments: Any) -> None:
+            if garbage:
+                make_spans(tracer, 1, garbage.pop())
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(writer_module, "BackgroundThread", Collecting)
+    thread = threading.Thread(target=make_spans, args=(tracer, 1, "first"), daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+    store.flush()
+    assert names(store) == ["collected 0", "first 0"]
+    store.close()

@@ -119,7 +119,8 @@ class Writer:
     def _reset(self) -> None:
         self._commands: deque[_Command] = deque()
         self._wakeups: SimpleQueue[None] = SimpleQueue()
-        self._start_lock = threading.Lock()
+        # Reentrant: Python may collect garbage inside of it, and whatever is collected may make spans.
+        self._start_lock = threading.RLock()
         self._is_start_held = False
         self._thread: BackgroundThread | None = None
         self._connection: apsw.Connection | None = None
@@ -356,9 +357,9 @@ class Writer:
         self._wakeups.put(None)
 
     def _start(self) -> None:
+        thread = BackgroundThread(self._run, "tilebox-local-writer")
         with self._start_lock:
             if self._thread is None:
-                thread = BackgroundThread(self._run, "tilebox-local-writer")
                 # First the name, then the start: the thread asks at once whether it is the writer.
                 self._thread = thread
                 try:
