@@ -357,8 +357,10 @@ class Store:
         if is_last:
             self.shut_down(_EXIT_TIMEOUT_S)
         elif self.writer.queue.refusal is None:
-            with suppress(StoreClosedError):  # by the last user, meanwhile
+            try:
                 self.flush(_EXIT_TIMEOUT_S)
+            except StoreClosedError:  # by the last user, meanwhile, who may not be done with it
+                self.shut_down(_EXIT_TIMEOUT_S)
 
     def begin_to_shut_down(self) -> None:
         """Accept nothing more, whoever uses it, and have the writer write what is queued."""
