@@ -35,14 +35,17 @@ RUN = {
         list(pool.map(make, *zip(*works)))
 """,
 }
-SCRIPT = """
+SILENT_WRITER = """
 from tilebox_local.storage import writer
 
 def wait(self):  # nothing is committed by itself: what is stored was committed because the process ended
     while not (self._commands or self._stopping or self._must_pause):
         self._get_wakeup(60.0)
 writer.Writer._wait = wait
-
+"""
+SCRIPT = (
+    SILENT_WRITER
+    + """
 def main():
     context = multiprocessing.get_context(sys.argv[1])
     with spanned("outer"):
@@ -54,6 +57,7 @@ def main():
 
 def run(context, works):
 """
+)
 MAIN = """
 if __name__ == "__main__":
     main()
@@ -81,6 +85,38 @@ MultiprocessingEnd.prepare = lambda self: None
     played = stage.play(off + SCRIPT + RUN[kind] + MAIN, method, 2)
     assert played.code == 0
     assert (len(played.stored), len(played.acknowledged)) == (2, 4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_threads_that_go_on(method: str, stage: Stage) -> None:
+    """Spans of threads and of a ThreadPoolExecutor that nobody has waited for in a child are not lost."""
+    script = """
+work = threading.Event()
+
+def late():
+    work.wait()
+    make("late")
+
+def last():
+    threading.main_thread().join()
+    make("last")
+
+def child():
+    make("child")
+    # Later than what the package has to be done as the work ends.
+    multiprocessing.util.Finalize(None, work.set, exitpriority=50)
+    ThreadPoolExecutor(1).submit(late)
+    threading.Thread(target=last).start()
+
+def main():
+    process = multiprocessing.get_context(sys.argv[1]).Process(target=child)
+    process.start()
+    process.join()
+    print(process.exitcode)
+"""
+    played = stage.play_well("import multiprocessing.util\n" + SILENT_WRITER + script + MAIN, method)
+    assert (played.output, played.names()) == (["0"], ["child", "last", "late"])
+    assert outside(stage.path, "SELECT count(*) FROM incidents") == [(0,)]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -190,6 +226,43 @@ def main():
     print(process.exitcode)
 """
     assert stage.play_well(script + MAIN).output == ["5", "None", "0"]
+
+
+def test_a_child_of_another_thread_is_terminated_at_once(stage: Stage) -> None:
+    """A signal to a process that a thread of a child forks ends that process, however early it comes, not the child."""
+    first = """
+import os, signal
+are_shot = False
+# Earlier than the package's own hook.
+os.register_at_fork(after_in_child=lambda: are_shot and os.kill(os.getpid(), signal.SIGTERM))
+"""
+    script = """
+def fork():
+    global are_shot
+    are_shot = True
+    pid = os.fork()
+    if not pid:
+        time.sleep(20)
+        os._exit(0)
+    are_shot = False
+    print(wait_for_child(pid), signal.pthread_sigmask(signal.SIG_BLOCK, []), flush=True)
+
+def child():
+    make("child")
+    thread = threading.Thread(target=fork)
+    thread.start()
+    thread.join()
+    time.sleep(0.3)  # the child must not end itself a moment later
+    print("alive", flush=True)
+
+def main():
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    print(process.exitcode)
+"""
+    played = stage.end(stage.start(script + MAIN, first=first))
+    assert (played.complaints, played.output, played.names()) == ("", ["-15 set()", "alive", "0"], ["child"])
 
 
 def test_a_terminated_child_dies_of_the_signal(stage: Stage) -> None:

@@ -31,7 +31,7 @@ class MultiprocessingEnd:
     """Close the stores of this process, if multiprocessing has started it, when it ends.
 
     Args:
-        close: Closes all stores of the process. Called at a normal end.
+        close: Closes all stores of the process. Called at a normal end, when no thread but daemons is left.
         flush: Commits what is queued. Called on a thread of its own when SIGTERM arrives, unless the program handles
             the signal.
     """
@@ -44,6 +44,7 @@ class MultiprocessingEnd:
         self._pid: int | None = None  # whose finalizer it is
         self._repeated = RepeatedSignal()
         self._pipe: tuple[int, int] | None = None  # to which Python writes the signals that come
+        self._is_blocked = False  # SIGTERM, by a fork
 
     def prepare(self) -> None:
         """Make sure of the end of this process. Called when a store is opened, and in every forked child."""
@@ -64,13 +65,28 @@ class MultiprocessingEnd:
     def _begin(self, util: Any) -> None:
         if self._pid != os.getpid() or not self._finalizer.still_active():
             self._pid = os.getpid()
-            self._finalizer = util.Finalize(None, self._close, exitpriority=_FINALIZE_FIRST)
+            self._finalizer = util.Finalize(None, self._end, exitpriority=_FINALIZE_FIRST)
         if not _is_main_thread():
             return
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and not self._repeated.is_noticed:
             signal.signal(signal.SIGTERM, self._terminate)
         if self._is_handler() and self._pipe is None:
             self._watch()
+
+    def _end(self) -> None:
+        """multiprocessing calls its finalizers before it waits for threads, which may still be at work."""
+        if _other_threads():
+            thread = threading.Thread(target=self._end_after_threads, name="tilebox-local-end", daemon=False)
+            with contextlib.suppress(RuntimeError):  # no thread to be had
+                thread.start()
+                return
+        self._close()
+
+    def _end_after_threads(self) -> None:
+        while threads := _other_threads():
+            for thread in threads:
+                thread.join()
+        self._close()
 
     def _is_handler(self) -> bool:
         return signal.getsignal(signal.SIGTERM) == self._terminate
@@ -107,27 +123,32 @@ class MultiprocessingEnd:
                 self._repeated.send(signal.SIGTERM, main_thread, self._is_handler)
 
     def before_fork(self) -> None:
-        """A child must not write its signals to the pipe of its parent."""
-        if self._pipe is not None and _is_main_thread():
-            other = signal.set_wakeup_fd(-1)
-            if other not in (-1, self._pipe[1]):
-                signal.set_wakeup_fd(other)
+        """Block SIGTERM in the thread that forks, and so in the child.
+
+        Until it has a pipe of its own, the child would write it to the pipe of its parent, which would end itself; and
+        Python forgets what comes to a child before its hooks are called.
+        """
+        if self._pid == os.getpid():
+            self._is_blocked = signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
-        if self._pipe is not None and _is_main_thread():
-            other = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-            if other not in (-1, self._pipe[1]):
-                signal.set_wakeup_fd(other)
+        if self._is_blocked:
+            self._is_blocked = False
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     def after_fork_in_child(self) -> None:
         """The pipe and the thread are the parent's. `prepare` is still to be called."""
-        self.before_fork()
-        self._repeated = RepeatedSignal()
         pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            other = signal.set_wakeup_fd(-1)
+            if other not in (-1, pipe[1]):
+                signal.set_wakeup_fd(other)
         for fd in pipe or ():
             with contextlib.suppress(OSError):
                 os.close(fd)
+        self._repeated = RepeatedSignal()
+        self.after_fork_in_parent()
 
     def _terminate(self, number: int, _frame: FrameType | None) -> None:
         """End by the signal as if nobody had handled it, after the commit. A second signal does not wait."""
@@ -143,6 +164,12 @@ class MultiprocessingEnd:
                 self._flush()
         finally:
             os.kill(os.getpid(), number)
+
+
+def _other_threads() -> list[threading.Thread]:
+    """Those that Python waits for before it ends, but for the main thread and the current one."""
+    known = (threading.main_thread(), threading.current_thread())
+    return [thread for thread in threading.enumerate() if not (thread.daemon or thread in known)]
 
 
 def _is_main_thread() -> bool:
