@@ -7,6 +7,7 @@ Whoever wants to see it from outside asks another process.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import apsw
 
     from tilebox_local.observability.tracing import WorkflowTracer
+    from tilebox_local.storage.queue import TelemetryQueue
     from tilebox_local.storage.store import Store
 
 _ASK = """
@@ -42,6 +44,7 @@ for statement in sys.argv[2:]:
 connection.close()
 """
 _TIMEOUT_S = 60
+IS_NIGHTLY = os.environ.get("TILEBOX_LOCAL_SOAK") == "nightly"
 PATIENCE_S = 30
 
 
@@ -179,6 +182,18 @@ def standing_still(store: Store) -> Iterator[apsw.Connection]:
     finally:
         leave.set()
         thread.join()
+
+
+def note_waits(queue: TelemetryQueue) -> threading.Event:
+    """An event that is set as soon as a producer waits for room in the queue."""
+    awaited, wait = threading.Event(), queue._wait_for_room
+
+    def note() -> None:
+        awaited.set()
+        wait()
+
+    queue._wait_for_room = note  # type: ignore[method-assign]
+    return awaited
 
 
 class Disk:

@@ -126,7 +126,7 @@ class InMemoryCache(JobCache):
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._root: _Tree = {}
         self._path: tuple[str, ...] = ()  # groups are views of one tree
 

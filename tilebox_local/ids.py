@@ -30,13 +30,13 @@ _RANDOM_MASK = (1 << _RANDOM_BITS) - 1
 
 # Private generator: a user's random.seed(0) must not repeat our ids.
 _random = random.Random(os.urandom(32))  # noqa: S311 -- ids are unique, not secret
-_lock = threading.Lock()
+_lock = threading.RLock()
 _last = 0
 
 
 def _after_fork_in_child() -> None:
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _random.seed(os.urandom(32))
 
 

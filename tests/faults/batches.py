@@ -7,11 +7,11 @@ with what a store holds when it is opened again, in another process.
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+from store_support import IS_NIGHTLY
 
 from tilebox_local.errors import StoreError
 from tilebox_local.storage.store import open_store
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tilebox_local import Client
 
 ROWS = 10
-IS_NIGHTLY = os.environ.get("TILEBOX_LOCAL_SOAK") == "nightly"
 
 
 def sizes(quick: int, soak: int, nightly: int) -> list[object]:

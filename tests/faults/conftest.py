@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from batches import IS_NIGHTLY
+from store_support import IS_NIGHTLY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

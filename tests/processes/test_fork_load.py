@@ -6,12 +6,12 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from store_support import IS_NIGHTLY
 
 if TYPE_CHECKING:
     from process_support import Stage
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-NIGHTLY = os.environ.get("TILEBOX_LOCAL_SOAK") == "nightly"
 
 LOAD = """
 FORKS = int(sys.argv[1])
@@ -74,7 +74,7 @@ print(os.read(read_end, 65536).decode().split())
 """
 
 
-@pytest.mark.parametrize("forks", [5, pytest.param(1000 if NIGHTLY else 100, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("forks", [5, pytest.param(1000 if IS_NIGHTLY else 100, marks=pytest.mark.soak)])
 def test_two_threads_fork_while_four_write(forks: int, stage: Stage) -> None:
     """Children forked by two threads at once, while others write, read, commit and open, write; all spans are there."""
     played = stage.end(stage.start("import warnings\nwarnings.simplefilter('ignore')\n" + LOAD, forks), 20 + 5 * forks)

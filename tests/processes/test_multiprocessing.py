@@ -39,7 +39,7 @@ SILENT_WRITER = """
 from tilebox_local.storage import writer
 
 def wait(self):  # nothing is committed by itself: what is stored was committed because the process ended
-    while not (self._commands or self._stopping or self._must_pause):
+    while not (self._commands or self._stopping or self._pause):
         self._get_wakeup(60.0)
 writer.Writer._wait = wait
 """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from store_support import (
+    IS_NIGHTLY,
     PATIENCE_S,
     make_spans,
     outside,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from tilebox_local.observability.tracing import WorkflowTracer
     from tilebox_local.storage.store import Store
 
-NIGHTLY = os.environ.get("TILEBOX_LOCAL_SOAK") == "nightly"
 
 FIRST_OPEN = """
 import sys, threading
@@ -79,7 +79,7 @@ def open_at_once(folder: Path, modes: list[str], rounds: int) -> list[str]:
     return errors
 
 
-ROUNDS = 1000 if NIGHTLY else 10
+ROUNDS = 1000 if IS_NIGHTLY else 10
 SCHEMA = (
     "SELECT group_concat(sql, ';') FROM (SELECT sql FROM sqlite_schema WHERE name <> 'added_records' ORDER BY name)"
 )
@@ -153,7 +153,7 @@ def saturate(path: Path, mode: str, seconds: float) -> list[int]:
 @pytest.mark.soak
 def test_writers_take_turns(path: Path) -> None:
     """Of four processes that write all the time, each commits about as often as the others."""
-    batches = saturate(path, "fair", 60 if NIGHTLY else 10)
+    batches = saturate(path, "fair", 60 if IS_NIGHTLY else 10)
     assert min(batches) / max(batches) >= 0.8, batches
 
 
@@ -183,7 +183,7 @@ _KEPT_BYTES = 64 * 1024 * 1024
 def test_a_stuck_reader(store: Store, tracer: WorkflowTracer, path: Path) -> None:
     """Beside a reader that is stuck, all is written; the log grows with it, and is below 64 MiB again afterwards."""
     log = path.with_name("store.db-wal")
-    count = 2_000_000 if NIGHTLY else 400_000
+    count = 2_000_000 if IS_NIGHTLY else 400_000
     with start(READER, path) as reader:
         assert read_line(reader) == "0"
         with tracer.span("parent"):

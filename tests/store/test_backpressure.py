@@ -13,6 +13,7 @@ from store_support import (
     log_item,
     make_spans,
     names,
+    note_waits,
     rows,
     standing_still,
 )
@@ -24,24 +25,12 @@ if TYPE_CHECKING:
     from tilebox_local.storage.store import Store
 
 
-class Room(threading.Event):
-    """Notes that a producer waits for room."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.awaited = threading.Event()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.awaited.set()
-        return super().wait(timeout)
-
-
 @pytest.mark.parametrize("kind", ["spans", "logs"])
 def test_a_full_queue_makes_the_producer_wait(kind: str, store: Store, tracer: WorkflowTracer) -> None:
     """While the writer is busy, a producer stops at the limit of the queue; nothing is dropped."""
     writer = store.writer
     writer.queue.limit = 50
-    room = writer.queue._room = Room()
+    awaited = note_waits(writer.queue)
     queue: Any = getattr(writer.queue, kind)
 
     def produce() -> None:
@@ -54,7 +43,7 @@ def test_a_full_queue_makes_the_producer_wait(kind: str, store: Store, tracer: W
     producer = threading.Thread(target=produce)
     with standing_still(store):
         producer.start()
-        assert room.awaited.wait(PATIENCE_S)
+        assert awaited.wait(PATIENCE_S)
         assert (len(queue), producer.is_alive()) == (51, True)
     producer.join()
     store.flush()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import apsw
 import pytest
 from opentelemetry.trace import NonRecordingSpan, StatusCode, set_span_in_context
-from store_support import PATIENCE_S, Disk, make_spans, names, rows, run_ok, standing_still, until
+from store_support import PATIENCE_S, Disk, make_spans, names, note_waits, rows, run_ok, standing_still, until
 
 from tilebox_local.errors import StoreError
 from tilebox_local.observability.tracing import LocalTracerProvider, WorkflowTracer
@@ -144,14 +144,7 @@ with Client(sys.argv[1], name="elsewhere") as client, client.tracer.span("elsewh
 
 def test_rows_make_the_producer_wait(store: Store, tracer: WorkflowTracer) -> None:
     """A producer of rows stops at the limit of the queue while the writer is busy; nothing is dropped."""
-    waits = threading.Event()
-
-    class Room(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            waits.set()
-            return super().wait(timeout)
-
-    store.writer.queue._room = Room()
+    awaited = note_waits(store.writer.queue)
     errors: list[BaseException] = []
 
     def produce() -> None:
@@ -167,7 +160,7 @@ def test_rows_make_the_producer_wait(store: Store, tracer: WorkflowTracer) -> No
     store.writer.queue.limit = 50
     with standing_still(store):
         go_on.set()
-        assert waits.wait(PATIENCE_S)
+        assert awaited.wait(PATIENCE_S)
         assert (len(store.writer.queue.span_rows), producer.is_alive()) == (51, True)
     producer.join()
     store.flush()

@@ -165,7 +165,7 @@ def _severity_number(level: int) -> int:
 
 
 _handler = StoreHandler()
-_lock = threading.Lock()
+_lock = threading.RLock()
 _first_runner: tuple[weakref.ref[TelemetryQueue], Reference] | None = None
 _consoles: list[logging.Handler] = []
 _is_console_configured = False

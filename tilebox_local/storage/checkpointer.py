@@ -14,13 +14,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 import apsw
 
 from tilebox_local import clock
 from tilebox_local.storage.connection import close_quietly, impatient
-from tilebox_local.storage.threads import BackgroundThread
+from tilebox_local.storage.threads import BackgroundThread, call_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,11 +69,12 @@ class Checkpointer:
         self._reset()
 
     def _reset(self) -> None:
-        self._due = threading.Event()
+        self._due: SimpleQueue[None] = SimpleQueue()  # an Event does not survive a handler that interrupts its set()
         self._thread: BackgroundThread | None = None
         self._is_closed = False
         self._connection: apsw.Connection | None = None
         self._lock = threading.Lock()  # held during a checkpoint, and from before a fork until after it
+        self._forking_thread: int | None = None
         self._requested_at = 0  # pages in the log when the background thread was last asked
         self._pages = 0  # in the log after the last commit of this process
         self._restarted_at = 0
@@ -115,7 +117,7 @@ class Checkpointer:
                     if thread.give_up():
                         self._thread = None
                     raise
-        self._due.set()
+        self._due.put(None)
 
     def has_log(self) -> bool:
         """Whether this process has written to the log since it was last emptied."""
@@ -130,8 +132,10 @@ class Checkpointer:
 
     def _run(self) -> None:
         while True:
-            self._due.wait()
-            self._due.clear()
+            self._due.get()
+            with contextlib.suppress(Empty):
+                while True:
+                    self._due.get_nowait()
             with self._lock:
                 if self._is_closed:
                     self._close_connection()
@@ -173,6 +177,11 @@ class Checkpointer:
 
         Most is copied beside the writers; only the rest while they wait at the turnstile.
         """
+        if self._forking_thread == threading.get_ident():
+            return False  # a signal handler has interrupted the fork
+        return call_in_thread(lambda: self._truncate(turnstile), "tilebox-local-truncate")
+
+    def _truncate(self, turnstile: LockFile) -> bool:
         with self._lock:
             self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
         # In this order, as a committing writer takes them. A fork takes the second lock and waits for the writer.
@@ -203,17 +212,19 @@ class Checkpointer:
 
     def before_fork(self) -> None:
         """Finish the checkpoint under way and let go of the file, until `after_fork_in_parent`."""
+        self._forking_thread = threading.get_ident()
         self._lock.acquire()
         self._close_connection()
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
         self._lock.release()
+        self._forking_thread = None
 
     def close(self) -> None:
         """Stop the background thread."""
         self._is_closed = True
-        self._due.set()
+        self._due.put(None)
         if self._thread is not None:
             self._thread.wait_for_end()
             self._thread = None

@@ -39,7 +39,7 @@ class ForkLock:
     """A lock that a fork waits for, since its holder may be halfway through something. Use `lock` in with statements.
 
     Args:
-        make: Makes the lock.
+        make: Makes the lock; one that its thread may take again, since a signal handler may fork.
         patience_s: How long a fork waits for it; -1: as long as it takes.
     """
 
@@ -71,54 +71,86 @@ class Forking:
     Args:
         steps: What takes part in a fork, one after the other. Each has let go before the next one is asked for.
         in_child: What begins anew in a child, in this order.
+        is_needed: Whether a step is there that a signal must not interrupt.
     """
 
-    def __init__(self, steps: Callable[[], Iterable[ForkStep]], in_child: Callable[[], Iterable[ForkStep]]) -> None:
+    def __init__(
+        self,
+        steps: Callable[[], Iterable[ForkStep]],
+        in_child: Callable[[], Iterable[ForkStep]],
+        is_needed: Callable[[], bool],
+    ) -> None:
         self._steps = steps
         self._in_child = in_child
-        self._forks: dict[int, _Fork] = {}  # under way, by thread
+        self._is_needed = is_needed
+        # Under way, by thread: the last one is that of a signal handler that has interrupted the one before.
+        self._forks: dict[int, list[_Fork]] = {}
 
     def before_fork(self) -> None:
         """Before a fork, in its thread."""
-        interrupts, error = None, None
-        while interrupts is None or not interrupts.are_held:
-            try:
-                interrupts = interrupts or HeldInterrupts()
-                interrupts.hold()
+        interrupts, error, is_needed = None, None, True
+        while is_needed and (interrupts is None or not interrupts.are_held):
+            try:  # here, not in a function of its own: Python swallows what comes before the first instruction
+                is_needed = self._is_needed() or error is not None
+                if is_needed:
+                    interrupts = interrupts or HeldInterrupts()
+                    interrupts.hold()
             except BaseException as raised:  # noqa: BLE001 -- by a handler that was not held yet
                 error = raised
-        if error is not None:
+        if interrupts is not None and error is not None:
             interrupts.keep(error)
-        fork = self._forks[threading.get_ident()] = _Fork(interrupts)
+        forks = self._forks.setdefault(threading.get_ident(), [])
+        begun = [step for fork in forks for step in fork.steps]
+        fork = _Fork(interrupts)
+        forks.append(fork)
         for step in self._steps():
-            fork.steps.append(step)
-            _attempt(step.before_fork)
+            # What an interrupted fork has begun is its to end. If it has not let go yet, this child will notice.
+            if step not in begun:
+                fork.steps.append(step)
+                _attempt(step.before_fork)
 
     def after_fork_in_parent(self) -> None:
         """After a fork, in the thread and process that have called it."""
-        fork = self._forks.pop(threading.get_ident(), None)
-        if fork is None:
+        forks = self._forks.get(threading.get_ident())
+        if not forks:
             return  # Ctrl-C came before anything else
-        for step in reversed(fork.steps):
-            _attempt(step.after_fork_in_parent)
-        fork.interrupts.let_go()
+        fork = forks[-1]
+        for step in reversed(list(fork.steps)):
+            if step in fork.steps:  # else this is a child that a signal handler has forked meanwhile
+                _attempt(step.after_fork_in_parent)
+                fork.steps.remove(step)
+        forks.remove(fork)
+        fork.end()
 
     def after_fork_in_child(self) -> None:
         """After a fork, in the new process."""
-        fork = self._forks.get(threading.get_ident())
-        self._forks.clear()
-        for step in self._in_child():
+        forks = self._forks.get(threading.get_ident(), [])
+        self._forks = {threading.get_ident(): forks}
+        fork = forks[-1] if forks else None
+        beginning = _Fork(None)
+        beginning.steps = list(self._in_child())
+        forks.append(beginning)  # a signal handler that forks now finds nothing that could let go
+        for each in forks[:-1]:
+            each.steps.clear()  # nothing is to be taken up again in this process
+        for step in list(beginning.steps):
             _attempt(step.after_fork_in_child)
+        forks.remove(beginning)
         if fork is not None:
-            fork.interrupts.let_go()
+            forks.remove(fork)
+            fork.end()
 
 
 class _Fork:
     """One fork: what has been asked to let go."""
 
-    def __init__(self, interrupts: HeldInterrupts) -> None:
-        self.interrupts = interrupts
+    def __init__(self, interrupts: HeldInterrupts | None) -> None:
+        self._interrupts = interrupts
         self.steps: list[ForkStep] = []
+
+    def end(self) -> None:
+        """Raise what has been kept meanwhile."""
+        if self._interrupts is not None:
+            self._interrupts.let_go()
 
 
 def _attempt(step: Callable[[], None]) -> None:

@@ -24,6 +24,7 @@ dangerous: the next foreign open can lose committed rows or corrupt the file.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -34,7 +35,15 @@ from urllib.parse import unquote_to_bytes
 
 from tilebox_local.errors import ForeignOpenError, StoreError
 
-__all__ = ["after_fork_in_child", "after_fork_in_parent", "before_fork", "fork_error", "guard", "release"]
+__all__ = [
+    "after_fork_in_child",
+    "after_fork_in_parent",
+    "before_fork",
+    "fork_error",
+    "guard",
+    "refuse_inherited",
+    "release",
+]
 
 _VARIABLE = "TILEBOX_LOCAL_GUARD"
 _SIDE_FILES = ("-wal", "-shm")
@@ -91,9 +100,19 @@ def guard(path: Path, user: object) -> None:
                 del _guarded[identity]
                 _refresh()
                 raise _already_open(str(path), descriptors)
-        if found.is_inherited:
-            raise fork_error(str(path))
+        refuse_inherited(path)
         found.users.add(user)
+
+
+def refuse_inherited(path: Path) -> None:
+    """Raises StoreError: the process was forked while its parent had the file open."""
+    found = None
+    if _guarded:
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            found = _guarded.get((status.st_dev, status.st_ino))
+    if found is not None and found.is_inherited:
+        raise fork_error(str(path))
 
 
 def release(user: object) -> None:
@@ -225,7 +244,7 @@ def _refresh() -> None:
     with _lock:
         found: dict[_Identity, _Guarded] = {}
         names: set[str] = set()
-        for one in _guarded.values():
+        for one in list(_guarded.values()):
             if one.is_inherited:
                 continue  # this process has no locks that could be dropped
             found |= dict.fromkeys(_identities_of(one), one)
@@ -248,10 +267,10 @@ def _identities_of(one: _Guarded) -> set[_Identity]:
 
 def _forget_unused() -> None:
     """Stop guarding files without users and without connections that outlive their store."""
-    unused = [one for one in _guarded.values() if not (one.users or one.is_inherited)]
+    unused = [one for one in list(_guarded.values()) if not (one.users or one.is_inherited)]
     for one in unused:
         if not _descriptors({one.identity}):
-            del _guarded[one.identity]
+            _guarded.pop(one.identity, None)  # unless a signal handler was faster
     if unused:
         _refresh()
 

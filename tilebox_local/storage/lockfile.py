@@ -40,6 +40,7 @@ class LockFile:
         self._path = path
         self._fd: int | None = None
         self._is_new = False
+        self._is_closed = False
         self._lock = threading.Lock()
         self.wait_count = 0  # times that somebody else was inside
         self.wait_duration_ns = 0
@@ -91,8 +92,7 @@ class LockFile:
         `is_urgent`: a thread waits for what is done inside, so try again for a moment before going to sleep: the lock
         is held for as long as it takes to wake a thread up. `on_slow`: called once when it takes some seconds.
         """
-        with self._lock:
-            fd = self._descriptor()
+        with self._inside() as fd:
             if fd is None:
                 yield
                 return
@@ -112,8 +112,7 @@ class LockFile:
     @contextlib.contextmanager
     def held_if_free(self) -> Iterator[bool]:
         """Hold the lock inside the block if nobody else does; whether that is so."""
-        with self._lock:
-            fd = self._descriptor()
+        with self._inside() as fd:
             if fd is None:
                 yield True
                 return
@@ -126,6 +125,16 @@ class LockFile:
                 yield is_free
             finally:
                 fcntl.flock(fd, fcntl.LOCK_UN)
+
+    @contextlib.contextmanager
+    def _inside(self) -> Iterator[int | None]:
+        """No other thread is inside of the block. The descriptor, if there is one."""
+        try:
+            with self._lock:
+                yield self._descriptor()
+        finally:
+            if self._is_closed:
+                self.close()
 
     def _retry(self, fd: int) -> bool:
         """Try for the time of a short transaction, giving way to whoever wants the processor."""
@@ -184,21 +193,24 @@ class LockFile:
     def close(self) -> None:
         """Close the descriptor; the file stays, since another process may wait on it.
 
-        A thread that waits for the lock, or holds it, keeps the descriptor: its number would be given to another file,
-        whose lock that thread would release in the end.
+        A thread that waits for the lock, or holds it, closes the descriptor when it is done: its number would be given
+        to another file, whose lock that thread would release in the end.
         """
-        if not self._lock.acquire(blocking=False):
-            return
+        self._is_closed = True
+        if self._lock.acquire(blocking=False):
+            self._close_descriptor()
+            self._lock.release()
+
+    def _close_descriptor(self) -> None:
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
-        self._lock.release()
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's lock: a flock belongs to the open file, which parent and child share."""
         self._lock = threading.Lock()
         with contextlib.suppress(OSError):
-            self.close()
+            self._close_descriptor()
 
 
 def _allocated_bytes(fd: int) -> int:

@@ -27,7 +27,7 @@ from tilebox_local.storage.connection import (
 )
 from tilebox_local.storage.file import StoreFile
 from tilebox_local.storage.filesystem import check_folder, check_local
-from tilebox_local.storage.guard import guard, release
+from tilebox_local.storage.guard import guard, refuse_inherited, release
 from tilebox_local.storage.leftover import Leftover
 from tilebox_local.storage.lockfile import LockFile
 from tilebox_local.storage.locks import find_lock_holders, process_name
@@ -72,6 +72,7 @@ class Opener:
         try:
             if self.path is not None:
                 _check_path(self.path)
+                refuse_inherited(self.path)  # not only inside of the lock: the parent may hold it, and not let go
             with self.lock.held(on_slow=self.name_lockers), translate_errors(self.label):
                 leftover = None if self.path is None else self._prepare_file(self.path)
                 if self.path is not None:

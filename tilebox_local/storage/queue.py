@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,6 +31,7 @@ BATCH_LIMIT = 4_096
 _LIMIT = 10_000
 _STRIDE = 256
 _PATIENCE_S = 5.0
+_POLL_S = 0.001
 _OPEN_SPAN_AGE_NS = 250_000_000
 
 _log = logging.getLogger("tilebox.workflows.internal")
@@ -66,7 +66,6 @@ class TelemetryQueue:
         self.refusal: StoreError | None = None
         self._is_closed = False
         self._has_ended = False
-        self._room = threading.Event()
 
     def after_fork_in_child(self) -> None:
         """Begin anew: what is queued is the parent's to store, and what is open the parent's to end."""
@@ -127,17 +126,19 @@ class TelemetryQueue:
         if not self._sheds():
             deadline = time.monotonic() + _PATIENCE_S
             while time.monotonic() < deadline and not self._is_closed:
-                self._room.clear()
                 if len(records) <= self._limit:
                     return
                 self._wake_writer()
-                self._room.wait(0.1)
+                self._wait_for_room()
                 if self._sheds():
                     break
             self.is_shedding = True
         with contextlib.suppress(IndexError):
             records.pop()
             self.dropped_count += 1
+
+    def _wait_for_room(self) -> None:
+        time.sleep(_POLL_S)  # not with an Event: a signal handler that appends may have interrupted its methods
 
     def _sheds(self) -> bool:
         return self.is_shedding  # set by the writer thread, too
@@ -167,13 +168,10 @@ class TelemetryQueue:
         batch.logs.extend(take(self.logs, limit))
         if not self._is_closed:
             self.attention = min(BATCH_LIMIT, self._limit)
-        if len(self.span_rows) <= self._limit and len(self.spans) <= self._limit:
-            self._room.set()
 
     def fail(self, *, is_full: bool) -> None:
         """Nothing could be written; if that leaves too much waiting, let nobody wait for room."""
         self.is_shedding = self.is_shedding or is_full
-        self._room.set()
 
     def has_unwritten_open_span(self) -> bool:
         """Whether a span is open that is not in the file."""
@@ -193,7 +191,8 @@ class TelemetryQueue:
     def close(self, refusal: StoreError | None = None) -> None:
         """Drop what comes from now on. With `refusal`, say why once."""
         self._is_closed = True
-        self.refusal = refusal
+        if refusal is not None:
+            self.refusal = refusal
         self.attention = -1  # every further record comes to attend()
 
     def end(self) -> None:

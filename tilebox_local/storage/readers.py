@@ -82,7 +82,10 @@ class ReaderPool:
             if connection is None or loan not in self._borrowed:
                 return  # a child was forked inside of the block: the connection is the parent's
             self._borrowed.remove(loan)
-            if self._is_closed or not loan.is_clean or connection.in_transaction:
+            if self._forking_thread is not None:  # a signal handler has read
+                keep_log_at_close(connection, True)
+                close_quietly(connection)
+            elif self._is_closed or not loan.is_clean or connection.in_transaction:
                 close_quietly(connection)
             else:
                 self._idle.append(connection)
@@ -115,9 +118,13 @@ class ReaderPool:
             self._is_closed = True
             self._close_idle()
 
-    def _close_idle(self) -> None:
-        while self._idle:
-            close_quietly(self._idle.pop())
+    def _close_idle(self, *, keep_log: bool = False) -> None:
+        with contextlib.suppress(IndexError):  # a signal handler may be faster
+            while True:
+                connection = self._idle.pop()
+                if keep_log:
+                    keep_log_at_close(connection, True)
+                close_quietly(connection)
 
     def before_fork(self) -> bool:
         """Let nobody begin to read until after the fork, and close the connections; False if one is still in use.
@@ -129,10 +136,12 @@ class ReaderPool:
             self._forking_thread = thread
             if all(loan.thread != thread for loan in list(self._borrowed)):
                 self._changed.wait_for(lambda: not self._out(), _FORK_PATIENCE_S)
-            for connection in self._idle:
-                keep_log_at_close(connection, True)  # it may be the last one for a moment
-            self._close_idle()
-            return not self._out() and not self._has_lent()
+            self._close_idle(keep_log=True)  # the last one may be the last one of the file for a moment
+            return not self.are_in_use()
+
+    def are_in_use(self) -> bool:
+        """Whether a connection is open that others have in hand."""
+        return bool(self._out()) or self._has_lent()
 
     def after_fork_in_parent(self) -> None:
         """Go on."""

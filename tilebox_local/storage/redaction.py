@@ -171,7 +171,7 @@ def has_start(rows: str) -> bool:
 
 # -- counting -----------------------------------------------------------------------------------------------------
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _count = 0
 
 
@@ -188,7 +188,7 @@ def _add(count: int) -> None:
 
 def _reset_count() -> None:
     global _lock, _count
-    _lock, _count = threading.Lock(), 0  # a thread of the parent may hold the lock
+    _lock, _count = threading.RLock(), 0  # a thread of the parent may hold the lock
 
 
 os.register_at_fork(after_in_child=_reset_count)

@@ -59,13 +59,27 @@ _TERMINATION_TIMEOUT_S = 2.0
 _log = logging.getLogger("tilebox.workflows.internal")
 
 _stores: dict[tuple[str, bool], Store] = {}  # by path, and whether it only reads
-_all_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+_all_stores: weakref.WeakValueDictionary[int, Store] = weakref.WeakValueDictionary()  # by the id of the object
 _closing: set[Store] = set()  # whose close() has begun: after Ctrl-C nobody else may know them
-# A fork waits for all of them. Who is opening a store may be waiting for another process; a child had better go on
-# without it, and others had better be able to close theirs.
-_opening = ForkLock(threading.Lock, patience_s=5.0)
-_sharing = ForkLock(threading.Lock)  # which stores there are, and who uses them; never held for long
-_shutting_down = ForkLock(threading.RLock)  # a child must not inherit a file that is half closed
+
+
+class _Opening(ForkLock):
+    """Who is opening a store may be waiting for another process. A child had better go on without it after a while."""
+
+    def __init__(self) -> None:
+        super().__init__(threading.RLock, patience_s=5.0)
+        self.paths: set[Path] = set()  # what is being opened
+
+    def after_fork_in_child(self) -> None:
+        super().after_fork_in_child()
+        self.paths.clear()
+
+
+# A fork waits for all of them. They are reentrant, since a signal handler may do anything: so what they protect may
+# change between any two steps.
+_opening = _Opening()
+_sharing = ForkLock(threading.RLock)  # which stores there are, and who uses them; never held for long
+_shutting_down = ForkLock(threading.RLock)  # a child must not inherit a file that is half closed; never held for long
 
 
 def open_store(
@@ -80,6 +94,7 @@ def open_store(
     Raises:
         StoreOpenError: the path cannot be opened or created.
         NotATileboxStoreError, SchemaVersionError, StoreCorruptError: the file cannot be used; it is unchanged.
+        StoreError: a signal handler has interrupted this thread while it opens the same file.
     """
     if os.fspath(path) == MEMORY:
         return Store(None, full_sync=False, user=user)
@@ -87,13 +102,26 @@ def open_store(
     with _opening.lock:
         store = _share(resolved, read_only, user)
         if store is None:
-            store = Store(resolved, full_sync=full_sync, read_only=read_only, user=user)
-            with _sharing.lock:
-                _stores[str(resolved), read_only] = store
-            return store
+            return _open(resolved, full_sync=full_sync, read_only=read_only, user=user)
     if full_sync:
         store.require_full_sync(user)
     return store
+
+
+def _open(path: Path, *, full_sync: bool, read_only: bool, user: object) -> Store:
+    if path in _opening.paths:
+        raise StoreError(
+            f"{path} cannot be opened here: this signal handler has interrupted somebody who opens it.",
+            hint="Open it where the program begins, before signals come.",
+        )
+    try:
+        _opening.paths.add(path)
+        store = Store(path, full_sync=full_sync, read_only=read_only, user=user)
+        with _sharing.lock:
+            _stores[str(path), read_only] = store
+        return store
+    finally:
+        _opening.paths.discard(path)
 
 
 def close_uses(user: object) -> None:
@@ -110,12 +138,17 @@ def _share(path: Path, read_only: bool, user: object) -> Store | None:
         if store is None or store.is_closed or not store.is_usable():
             return None
         store.add_user(user)
+        if store not in list(_stores.values()):  # a signal handler has closed it just now
+            store.drop_user(user)
+            return None
         return store
 
 
 def _same_file(path: Path, read_only: bool) -> Store | None:
     """The store that has the file open under another path: of another mount point, or in other letters on a Mac."""
-    return next((store for store in _stores.values() if store.is_read_only == read_only and store.is_at(path)), None)
+    return next(
+        (store for store in list(_stores.values()) if store.is_read_only == read_only and store.is_at(path)), None
+    )
 
 
 def is_open_here(path: Path) -> bool:
@@ -129,8 +162,12 @@ def open_stores() -> list[Store]:
 
 
 def _known_stores() -> list[Store]:
-    with _sharing.lock:  # another thread must not add one meanwhile
-        return list(_all_stores)
+    references = _all_stores.valuerefs()  # all at once: other threads and signal handlers may add one meanwhile
+    return [store for store in (reference() for reference in references) if store is not None]
+
+
+def _stores_with_files() -> list[Store]:
+    return [store for store in _known_stores() if store.holds_file]
 
 
 class Store:
@@ -193,7 +230,7 @@ class Store:
         # An in-memory database lives as long as a connection to it.
         self._anchor = open_reader(self.filename) if self.path is None else None
         with _sharing.lock:
-            _all_stores.add(self)
+            _all_stores[id(self)] = self
         _multiprocessing_end.prepare()
 
     def _prepare(self, connection: apsw.Connection) -> None:
@@ -244,6 +281,11 @@ class Store:
     def add_user(self, user: object) -> None:
         """One use more, which is given up by `close(user)`."""
         self._users.append(user)
+
+    def drop_user(self, user: object) -> None:
+        """One use less, if there was one."""
+        with suppress(ValueError):
+            self._users.remove(user)
 
     def has_user(self, user: object) -> bool:
         """Whether somebody uses it who has not closed it yet."""
@@ -349,11 +391,10 @@ class Store:
 
     def _close(self, user: object) -> None:
         with _sharing.lock:
-            if user in self._users:
-                self._users.remove(user)
+            self.drop_user(user)
             is_last = not self._users
             if is_last and _stores.get((self._label, self.is_read_only)) is self:
-                del _stores[self._label, self.is_read_only]
+                _stores.pop((self._label, self.is_read_only), None)
         if is_last:
             self.shut_down(_EXIT_TIMEOUT_S)
         elif self.writer.queue.refusal is None:
@@ -361,6 +402,14 @@ class Store:
                 self.flush(_EXIT_TIMEOUT_S)
             except StoreClosedError:  # by the last user, meanwhile, who may not be done with it
                 self.shut_down(_EXIT_TIMEOUT_S)
+
+    def settle(self, timeout_s: float) -> None:
+        """Wait until what is queued is committed, if it can be, also while another thread closes the store."""
+        with suppress(FlushTimeoutError, StoreError):  # such as that of a store that this child cannot use
+            if self.is_closed:
+                self.writer.close(timeout_s)
+            else:
+                self.flush(timeout_s)
 
     def begin_to_shut_down(self) -> None:
         """Accept nothing more, whoever uses it, and have the writer write what is queued."""
@@ -377,24 +426,26 @@ class Store:
         Raises FlushTimeoutError: it takes longer than so many seconds. StoreError: what is queued is lost.
         """
         self.begin_to_shut_down()
+        if not self.holds_file:
+            return
+        try:
+            self.writer.close(timeout_s)
+        except StoreError:
+            self._let_go()
+            raise
+        self._let_go()  # not before the writer has ended: until then a fork pauses it, and the exit waits for it
+
+    def _let_go(self) -> None:
         with _shutting_down.lock:
             if not self.holds_file:
                 return  # another thread was faster
-            try:
-                self.writer.close(timeout_s)
-            except StoreError:
-                self._let_go()
-                raise
-            self._let_go()  # not before the writer has ended: until then a fork pauses it, and the exit waits for it
-
-    def _let_go(self) -> None:
-        self._readers.close()
-        if self._anchor is not None:
-            close_quietly(self._anchor)
-            self._anchor = None
-        self._opener.give_up()
-        self.holds_file = False
-        _closing.discard(self)
+            self._readers.close()
+            anchor, self._anchor = self._anchor, None
+            if anchor is not None:
+                close_quietly(anchor)
+            self._opener.give_up()
+            self.holds_file = False
+            _closing.discard(self)
 
     def before_fork(self) -> None:
         """Let go of the file: SQLite must not be carried across a fork."""
@@ -415,7 +466,8 @@ class Store:
         If the parent could not let go of the file, SQLite believes in this process, too, that it holds locks, which
         it does not: what it wrote might be lost. So the store cannot be used here.
         """
-        self._released = self._released and (self._has_let_go or not self.holds_file)
+        has_let_go = self._has_let_go and not self._readers.are_in_use()  # by a signal handler, since then
+        self._released = self._released and (has_let_go or not self.holds_file)
         self._has_let_go = False
         self._lock.after_fork_in_child()
         self.running_here = set()
@@ -464,27 +516,35 @@ def _close_all() -> None:
 
 
 def _steps_of_closing() -> deque[Callable[[], None]]:
-    deadline_ns = clock.monotonic_ns() + int(_EXIT_TIMEOUT_S * 1e9)
+    deadline_ns = _deadline_ns(_EXIT_TIMEOUT_S)
 
     def finish(store: Store) -> None:
         try:
-            store.shut_down(max(0.0, (deadline_ns - clock.monotonic_ns()) / 1e9))
+            store.shut_down(_seconds_until(deadline_ns))
         except (FlushTimeoutError, StoreError) as error:
             _log.error("%s", error)  # there is nobody to raise it to
 
-    stores = [store for store in _known_stores() if store.holds_file]
+    stores = _stores_with_files()
     # First tell all of them, so that they write at the same time.
     return deque([*(store.begin_to_shut_down for store in stores), *(partial(finish, store) for store in stores)])
 
 
 def _flush_all() -> None:
-    """Commit what is queued, and wait for a thread that is closing a store."""
-    lock = _shutting_down.lock
-    if lock.acquire(timeout=_TERMINATION_TIMEOUT_S):
-        lock.release()
-    for store in open_stores():
-        with suppress(FlushTimeoutError, StoreError):  # such as that of a store that this child cannot use
-            store.flush(_TERMINATION_TIMEOUT_S)
+    """Commit what is queued, also by those that another thread is closing."""
+    stores = _known_stores()
+    for store in stores:
+        store.settle(0)  # first tell all of them, so that they write at the same time
+    deadline_ns = _deadline_ns(_TERMINATION_TIMEOUT_S)
+    for store in stores:
+        store.settle(_seconds_until(deadline_ns))
+
+
+def _deadline_ns(timeout_s: float) -> int:
+    return clock.monotonic_ns() + int(timeout_s * 1e9)
+
+
+def _seconds_until(deadline_ns: int) -> float:
+    return max(0.0, (deadline_ns - clock.monotonic_ns()) / 1e9)
 
 
 _multiprocessing_end = MultiprocessingEnd(_close_all, _flush_all)
@@ -494,7 +554,7 @@ def _fork_steps() -> Iterator[ForkStep]:
     yield _shutting_down
     yield _opening
     yield _sharing
-    yield from [store for store in list(_all_stores) if store.holds_file]
+    yield from _stores_with_files()
     yield _multiprocessing_end
     yield guard  # last: the threads that have just been waited for may have opened files
 
@@ -504,11 +564,11 @@ def _child_steps() -> Iterator[ForkStep]:
     yield _opening
     yield _sharing
     yield guard
-    yield from list(_all_stores)
+    yield from _known_stores()
     yield _multiprocessing_end
 
 
-_forking = Forking(_fork_steps, _child_steps)
+_forking = Forking(_fork_steps, _child_steps, lambda: bool(_stores_with_files()))
 os.register_at_fork(
     before=_forking.before_fork,
     after_in_parent=_forking.after_fork_in_parent,

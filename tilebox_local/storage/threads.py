@@ -8,12 +8,14 @@ in start() does not know whether the thread will run, an interrupted join() take
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BackgroundThread", "Completion"]
+__all__ = ["BackgroundThread", "Completion", "call_in_thread"]
+
+T = TypeVar("T")
 
 
 class Completion:
@@ -48,6 +50,11 @@ class BackgroundThread(threading.Thread):
         self._claim = threading.Lock()  # whoever takes it first, for good, decides whether it runs
         self._completion = Completion()
 
+    @property
+    def is_decided(self) -> bool:
+        """Whether it is sure to run, has run, or is given up."""
+        return self._claim.locked() or self.is_alive()
+
     def give_up(self) -> bool:
         """Whether it has not begun to run; then it never will."""
         return self._claim.acquire(blocking=False)
@@ -66,3 +73,30 @@ class BackgroundThread(threading.Thread):
             return False
         self.join()
         return True
+
+
+def call_in_thread(function: Callable[[], T], name: str) -> T:
+    """Call a function in a thread of its own, and return what it returns, or raise what it raises.
+
+    For what takes locks that a signal handler may wait for: in the main thread it would wait for itself.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:  # noqa: BLE001 -- raised in the thread that waits
+            errors.append(error)
+
+    thread = BackgroundThread(call, name)
+    try:
+        thread.start()
+    except RuntimeError:  # no thread to be had
+        if thread.give_up():
+            return function()
+        raise
+    thread.wait_for_end()
+    if errors:
+        raise errors[0]
+    return results[0]

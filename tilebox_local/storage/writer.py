@@ -71,6 +71,15 @@ class _Command(Completion):
         self.is_submitted = False
 
 
+class _Pause:
+    """Between the request of a fork that the writer lets go of the file, and the end of the fork."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()  # which forks
+        self.begin = Completion()
+        self.end = Completion()
+
+
 class _CommandError(Exception):
     """The only command of a transaction failed, for this reason."""
 
@@ -137,9 +146,8 @@ class Writer:
         self._lingers = False
         self._is_writing = False  # between taking records from the queues and the end of their transaction
         self._has_ended = False  # nothing more is taken from the queues
-        self._must_pause = False
-        self._paused = threading.Event()
-        self._resumed = threading.Event()
+        self._is_done = False  # the thread does nothing more
+        self._pause: _Pause | None = None  # requested by a fork
 
     # -- any thread ---------------------------------------------------------------------------------------------
 
@@ -151,7 +159,8 @@ class Writer:
 
         Raises:
             StoreClosedError: the store is closed.
-            StoreError: the commit failed; nothing of `function` was stored.
+            StoreError: the commit failed, or there is none, since a signal handler has interrupted a fork; nothing of
+                `function` was stored.
             ArgumentError: `function` asked for what the database refuses, such as a value that a constraint forbids.
         """
         if threading.current_thread() is self._thread:
@@ -172,13 +181,15 @@ class Writer:
         """Return when everything appended before is committed.
 
         Raises:
-            FlushTimeoutError: it took longer than `timeout_s` seconds; the records stay queued.
+            FlushTimeoutError: it took longer than `timeout_s` seconds, or would, since a signal handler has interrupted
+                a fork; the records stay queued.
             StoreError: the records cannot be written now; they stay queued.
         """
         if self.queue.refusal is not None:
             raise self.queue.refusal
         if not self.has_work():
             return
+        self._refuse_to_wait()
         command = _Command(_nothing)
         self._submit(command)
         if not self._wait_for(command, timeout_s):
@@ -186,6 +197,16 @@ class Writer:
             raise FlushTimeoutError(f"{pending} records are still queued after {timeout_s} s.", pending=pending)
         if command.error is not None:
             raise command.error
+
+    def _is_forking_here(self) -> bool:
+        """Whether a fork is under way in this thread: this is a signal handler, and the file is used after the fork."""
+        return self._pause is not None and self._pause.thread == threading.get_ident()
+
+    def _refuse_to_wait(self) -> None:
+        if self._is_forking_here():
+            pending = self._pending()
+            message = f"{self._path}: {pending} records wait for the end of the fork that this handler has interrupted."
+            raise FlushTimeoutError(message, pending=pending)
 
     def _wait_for(self, command: _Command, timeout_s: float | None = None) -> bool:
         """Wait until a command is done; whether it is. Says why, after a while."""
@@ -206,12 +227,10 @@ class Writer:
 
         What other threads append meanwhile is dropped.
         """
-        with self._start_lock:
-            if not self._closed:
-                self._closed = True
-                self.queue.close()
+        self._closed = True
+        self.queue.close()
         self._stopping = True
-        if not self._has_ended:
+        if not (self._has_ended or self._is_forking_here()):
             try:
                 self._start()  # if there was nothing to write; Ctrl-C must not hit the end of the file's use
             except RuntimeError:  # no thread to be had, as when the interpreter is shutting down
@@ -222,10 +241,11 @@ class Writer:
         """`stop`, and wait for the end. Idempotent.
 
         Raises:
-            FlushTimeoutError: it takes longer than `timeout_s` seconds.
+            FlushTimeoutError: it takes longer than `timeout_s` seconds, or would, as in `flush`.
             StoreError: the disk refuses what is queued; it is lost.
         """
         self.stop()
+        self._refuse_to_wait()
         thread = self._thread
         if thread is not None and not thread.wait_for_end(timeout_s):
             pending = self._pending()
@@ -273,29 +293,27 @@ class Writer:
         if threading.current_thread() is self._thread:
             return False
         self._start_lock.acquire()
-        if self._thread is None or self._has_ended:
+        self._give_up_start()
+        pause = self._pause = _Pause()
+        if self._thread is None or self._is_done:
             self._let_go()
             self._is_start_held = True  # until after the fork: a thread that starts would open the file again
             return True
         self._start_lock.release()
-        self._paused.clear()
-        self._resumed.clear()
-        self._must_pause = True
         self._wakeups.put(None)
-        return self._paused.wait(_PATIENCE_S)
+        return self._is_done or pause.begin.wait(_PATIENCE_S)  # it may have been past its last look
 
     def after_fork_in_parent(self) -> None:
         """Go on; the connection is opened again when it is needed."""
-        self._must_pause = False
-        self._resumed.set()
+        pause, self._pause = self._pause, None
+        if pause is not None:
+            pause.end.finish()
         if self._is_start_held:
             self._is_start_held = False
             self._start_lock.release()
-
-    def _pause(self) -> None:
-        self._let_go()
-        self._paused.set()
-        self._resumed.wait()
+        if not self._has_ended and (self.has_work() or self._stopping):  # what a signal handler has left
+            with contextlib.suppress(RuntimeError):
+                self._start()
 
     def _let_go(self) -> None:
         connection, self._connection = self._connection, None
@@ -320,16 +338,22 @@ class Writer:
 
     def refuse(self, refusal: StoreError | None) -> None:
         """Never start: every use raises `refusal` (None: that it is closed), telemetry is dropped and counted."""
-        self._closed = self._has_ended = True
+        self._closed = self._has_ended = self._is_done = True
         self.queue.close(refusal)
         self.queue.end()
 
     def _submit(self, command: _Command) -> None:
-        with self._start_lock:
-            if self._closed or self._has_ended:
-                raise self._closed_error()
-            self._commands.append(command)
-            command.is_submitted = True
+        if self._closed:
+            raise self._closed_error()
+        if self._is_forking_here():
+            raise StoreError(
+                f"{self._path} cannot be written now: this signal handler has interrupted a fork.",
+                hint="Record spans and logs instead: they are stored after the fork.",
+            )
+        self._commands.append(command)
+        command.is_submitted = True
+        if self._has_ended and self._take_back(command):  # it came after the last look
+            raise self._closed_error()
         try:
             self._wake()
         except RuntimeError as error:
@@ -351,23 +375,32 @@ class Writer:
         return StoreClosedError(f"{self._path} is closed.", hint="Open a new Client.")
 
     def _wake(self) -> None:
-        if self._thread is None and not self._closed:
+        if self._is_forking_here():
+            return  # after the fork there is another look
+        if not self._closed:
             self._start()
         self.queue.idle = False  # not before there is a thread, or nobody would try to start it again
         self._wakeups.put(None)
 
     def _start(self) -> None:
-        thread = BackgroundThread(self._run, "tilebox-local-writer")
-        with self._start_lock:
-            if self._thread is None:
+        while (current := self._thread) is None or not current.is_decided:
+            thread = BackgroundThread(self._run, "tilebox-local-writer")
+            with self._start_lock:
+                self._give_up_start()
                 # First the name, then the start: the thread asks at once whether it is the writer.
-                self._thread = thread
-                try:
-                    thread.start()
-                except BaseException:
-                    if thread.give_up():
-                        self._thread = None
-                    raise
+                self._thread = self._thread or thread
+                if self._thread is thread:
+                    try:
+                        thread.start()
+                    except BaseException:
+                        if thread.give_up():
+                            self._thread = None
+                        raise
+
+    def _give_up_start(self) -> None:
+        """Take the place of the code that this signal handler has interrupted while it starts the thread."""
+        if self._thread is not None and not self._thread.is_decided and self._thread.give_up():
+            self._thread = None
 
     # -- writer thread ------------------------------------------------------------------------------------------
 
@@ -375,8 +408,11 @@ class Writer:
         """Write until told to stop; then once more, and as often again as the disk may be given a chance."""
         while True:
             self._wait()
-            if self._must_pause:
-                self._pause()
+            pause = self._pause
+            if pause is not None:
+                self._let_go()
+                pause.begin.finish()
+                pause.end.wait()
             is_last = self._stopping
             try:
                 self._write()
@@ -387,7 +423,13 @@ class Writer:
                     continue
             if is_last:
                 break
-        self._finish()
+        try:
+            self._finish()
+        finally:
+            self._is_done = True
+            pause = self._pause
+            if pause is not None:
+                pause.begin.finish()
 
     def _wait(self) -> None:
         """Sleep until there is something to do: a command, queued records, a span to show as open, a sync."""
@@ -559,9 +601,8 @@ class Writer:
             rescued = self._file.rescue(connection, error)
         _leak(connection)
         self._connection = None
-        with self._start_lock:
-            self._closed = True
-            self.queue.close(rescued)
+        self._closed = True
+        self.queue.close(rescued)
         self.queue.dropped_count += self._batch.drop()  # what has not been rescued
         self._stopping = True
         _log.error("%s", rescued)
@@ -648,9 +689,8 @@ class Writer:
         return translated
 
     def _finish(self) -> None:
-        with self._start_lock:
-            self._has_ended = True
-            commands = take(self._commands, len(self._commands))
+        self._has_ended = True
+        commands = take(self._commands, len(self._commands))
         for command in commands:
             command.error = self._closed_error()
             command.finish()
