@@ -43,6 +43,17 @@ for statement in sys.argv[2:]:
     connection.execute(statement).fetchall()
 connection.close()
 """
+_LOCK = """
+import fcntl, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+file = open(sys.argv[1] + ".lock", "r+")
+if sys.argv[2] == "our lock":
+    fcntl.flock(file, fcntl.LOCK_EX)
+else:
+    connection.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
 _TIMEOUT_S = 60
 IS_NIGHTLY = os.environ.get("TILEBOX_LOCAL_SOAK") == "nightly"
 PATIENCE_S = 30
@@ -83,6 +94,18 @@ def read_line(process: subprocess.Popen[str]) -> str:
     line = process.stdout.readline()
     assert line.endswith("\n"), process.communicate(timeout=_TIMEOUT_S)
     return line[:-1]
+
+
+@contextmanager
+def locked_elsewhere(path: Path, how: str = "our lock") -> Iterator[subprocess.Popen[str]]:
+    """Another process keeps everybody from writing, with our lock or with "SQLite's lock", inside of the block.
+
+    `communicate("")` with it ends that earlier.
+    """
+    with start(_LOCK, path, how) as process:
+        assert read_line(process) == "locked"
+        yield process
+        process.communicate("")
 
 
 def run_together(script: str, arguments: list[tuple[object, ...]]) -> list[tuple[str, str, int]]:

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from store_support import outside, read_line, run_ok, start
+from store_support import locked_elsewhere, outside, read_line, run_ok, start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,26 +155,17 @@ for store in (locked, other):
     store.close()
 print("closed", flush=True)
 """
-LOCKER = """
-import fcntl, sys
-file = open(sys.argv[1] + ".lock", "r+")
-fcntl.flock(file, fcntl.LOCK_EX)
-print("locked", flush=True)
-sys.stdin.read()
-"""
 
 
 def test_ctrl_c_while_a_fork_waits(path: Path) -> None:
     """Ctrl-C while a fork waits for a writer, which waits for another process, leaves nobody waiting for ever."""
     with start(WAITING, path) as process:
         assert read_line(process) == "open"
-        with start(LOCKER, path) as locker:
-            assert read_line(locker) == "locked"
+        with locked_elsewhere(path):
             assert process.stdin is not None
             process.stdin.write("\n")
             process.stdin.flush()
             assert read_line(process) == "interrupted"
-            locker.communicate("")
         assert [read_line(process) for _ in range(2)] == ["raised", "closed"]
         assert process.wait(30) == 0
     assert outside(path, "SELECT count(*) FROM spans") == [(0,)]
@@ -262,6 +253,34 @@ thread.join()
 store.close()
 """
     assert run_ok(script, path) == "0\n"
+
+
+def test_handlers_of_signals_are_left_alone_without_a_store(path: Path) -> None:
+    """A fork replaces no handler unless a store is open: that would undo what C code has installed."""
+    script = """
+import os, signal, sys
+from tilebox_local.storage.store import open_store
+
+def fork():
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    replaced, installed[:] = len(installed), []
+    return replaced
+
+installed, install = [], signal.signal
+signal.signal = lambda *arguments: installed.append(arguments) or install(*arguments)
+before = fork()
+with open_store(sys.argv[1]).read():
+    pass
+store = open_store(sys.argv[1])
+meanwhile = fork()
+store.close()
+store.close()
+print(before, meanwhile > 0, fork())
+"""
+    assert run_ok(script, path) == "0 True 0\n"
 
 
 MEMORY = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from queue import Empty
 from typing import TYPE_CHECKING

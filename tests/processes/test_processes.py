@@ -13,6 +13,7 @@ import pytest
 from store_support import (
     add_scope,
     added_scopes,
+    locked_elsewhere,
     outside,
     read_line,
     run,
@@ -115,23 +116,12 @@ def test_who_keeps_a_transaction_waiting_is_named(
 ) -> None:
     """Another program may keep the file locked as long as it likes: nobody gets an error, but is told who it is."""
     monkeypatch.setattr(writer_module, "_PATIENCE_S", 0.05)
-    lock = "connection.execute('BEGIN IMMEDIATE')" if how == "SQLite's lock" else "fcntl.flock(file, fcntl.LOCK_EX)"
-    script = f"""
-import fcntl, sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], isolation_level=None)
-file = open(sys.argv[1] + ".lock", "r+")
-{lock}
-print("locked", flush=True)
-sys.stdin.read()
-"""
-    with start(script, path) as other:
-        assert read_line(other) == "locked"
+    with locked_elsewhere(path, how) as other:
         thread = threading.Thread(target=store.transact, args=(add_scope("ours"),))
         thread.start()
         until(lambda: caplog.records)
         assert caplog.messages == [f"{path} is locked by process {other.pid} (python); waiting for it."]
         assert thread.is_alive()
-        other.communicate("")
     thread.join()
     assert added_scopes(store) == ["ours"]
 
@@ -142,24 +132,15 @@ def test_who_keeps_a_store_from_opening_is_named(
     """Opening waits, too, and says for whom; meanwhile other stores can be closed."""
     monkeypatch.setattr(lockfile, "_PATIENCE_S", 0.05)
     open_store(path).close()
-    script = """
-import fcntl, sys
-file = open(sys.argv[1] + ".lock", "r+")
-fcntl.flock(file, fcntl.LOCK_EX)
-print("locked", flush=True)
-sys.stdin.read()
-"""
     free = open_store(path.with_name("free.db"))
-    with start(script, path) as other:
-        assert read_line(other) == "locked"
+    with locked_elsewhere(path) as other:
         thread = threading.Thread(target=lambda: open_store(path).close())
         thread.start()
         until(lambda: caplog.records)
         assert caplog.messages == [f"{path} is locked by process {other.pid} (python); waiting for it."]
         free.close()
         assert (free.holds_file, thread.is_alive()) == (False, True)
-        other.communicate("")
-        thread.join()
+    thread.join()
 
 
 def test_a_program_that_keeps_everybody_out_is_named(
@@ -461,19 +442,56 @@ from tilebox_local.errors import StoreError
 def child():
     write("child")
     print(store.stats().dropped_count, store.stats().queued_count)
-    for use in (store.flush, lambda: store.transact(print), lambda: store.read().__enter__()):
+    def open_again():
+        store.close()
+        open_store(sys.argv[1])
+    for use in (store.flush, lambda: store.transact(print), lambda: store.read().__enter__(), open_again):
         try:
             use()
             print("no error")
         except StoreError as error:
             print(str(error).split(": ", 1)[1])
-    store.close()
     sys.stdout.flush()
 """
 REFUSAL = (
     "it was forked while the store was in use. Fork while no thread reads or commits, or start the process with "
     "multiprocessing's 'spawn'."
 )
+
+
+@needs_fork
+def test_a_fork_while_the_writer_ends(path: Path) -> None:
+    """A fork waits for a writer that is about to close the file for good; its child may open it again."""
+    script = """
+from tilebox_local.storage import writer
+from tilebox_local.storage.writer import Writer
+
+writer._PATIENCE_S = 40
+finish, ends = Writer._finish, threading.Event()
+
+def finish_late(writer):
+    ends.set()
+    while writer._pause is None:
+        pass
+    finish(writer)
+
+Writer._finish = finish_late
+write("parent")
+closing = threading.Thread(target=store.close)
+closing.start()
+ends.wait()
+
+def child():
+    again = open_store(sys.argv[1])
+    again.transact(lambda connection: None)
+    Writer._finish = finish
+    again.close()
+
+print(fork(child))
+closing.join()
+"""
+    assert run_ok(FORK + script, path, warnings="ignore") == "0\n"
+    assert outside(path, "SELECT count(*) FROM span_records") == [(10,)]
 
 
 @needs_fork
@@ -498,7 +516,7 @@ reader.join()
 store.close()
 """
     result = run(FORK + REFUSED + script, path, warnings="ignore")
-    assert result.stdout.splitlines() == ["10 0", REFUSAL, REFUSAL, REFUSAL, "0", "rows 20"]
+    assert result.stdout.splitlines() == ["10 0", *[REFUSAL] * 4, "0", "rows 20"]
     assert result.stderr.count("Spans and logs of this process are dropped.") == 1
     query = "SELECT substr(name, 1, instr(name, ' ') - 1), count(*) FROM span_records GROUP BY 1 ORDER BY 1"
     assert outside(path, query) == [("after", 10), ("before", 10)]
@@ -612,7 +630,7 @@ write("after")
 store.close()
 """
     result = run(FORK + REFUSED + script, path, warnings="ignore")
-    assert result.stdout.splitlines() == ["10 0", REFUSAL, REFUSAL, REFUSAL, "0"]
+    assert result.stdout.splitlines() == ["10 0", *[REFUSAL] * 4, "0"]
     assert outside(path, "SELECT count(*) FROM span_records") == [(10,)]
 
 

@@ -15,6 +15,7 @@ from store_support import (
     PATIENCE_S,
     Disk,
     add_scope,
+    locked_elsewhere,
     log_item,
     make_spans,
     names,
@@ -23,6 +24,7 @@ from store_support import (
     rows,
     run,
     run_ok,
+    standing_still,
     start,
     transact_within,
     until,
@@ -33,6 +35,7 @@ from tilebox_local.errors import FlushTimeoutError, ForeignOpenError, StoreClose
 from tilebox_local.observability.tracing import WorkflowTracer
 from tilebox_local.storage import store as store_module
 from tilebox_local.storage import writer as writer_module
+from tilebox_local.storage.lockfile import LockFile
 from tilebox_local.storage.store import open_store
 from tilebox_local.storage.threads import BackgroundThread
 
@@ -109,18 +112,10 @@ def test_close_while_the_file_is_locked(path: Path) -> None:
 
     Until then the file is still guarded, and taken into account by forks and by the exit.
     """
-    script = """
-import fcntl, sys
-file = open(sys.argv[1] + ".lock", "r+")
-fcntl.flock(file, fcntl.LOCK_EX)
-print("locked", flush=True)
-sys.stdin.read()
-"""
     store = open_store(path)
     make_spans(WorkflowTracer(store.writer.queue, store.resource(None)), 3)
     store.flush()
-    with start(script, path) as other:
-        assert read_line(other) == "locked"
+    with locked_elsewhere(path):
         make_spans(WorkflowTracer(store.writer.queue, store.resource(None)), 4, "late")
         with pytest.raises(FlushTimeoutError) as caught:
             store.shut_down(0.05)
@@ -129,11 +124,64 @@ sys.stdin.read()
         assert (store.is_closed, store.holds_file) == (True, True)
         with pytest.raises(ForeignOpenError):
             path.open()
-        other.communicate("")
     store.close()
     assert not store.holds_file
     path.open().close()
     assert outside(path, "SELECT count(*) FROM span_records") == [(7,)]
+
+
+def test_close_does_not_wait_for_another_store(path: Path) -> None:
+    """A store is closed while another thread waits for the end of a locked one."""
+    locked, free = open_store(path), open_store(path.with_name("free.db"))
+    make_spans(WorkflowTracer(locked.writer.queue, locked.resource(None)), 3)
+    locked.flush()
+    with locked_elsewhere(path):
+        make_spans(WorkflowTracer(locked.writer.queue, locked.resource(None)), 3)
+        thread = threading.Thread(target=locked.close)
+        thread.start()
+        until(lambda: locked.is_closed)
+        free.close()
+        assert (free.holds_file, thread.is_alive()) == (False, True)
+    thread.join()
+    assert not locked.holds_file
+    assert outside(path, "SELECT count(*) FROM spans") == [(6,)]
+
+
+def test_a_close_that_meets_the_last_one_waits_for_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """close() of one of two users does not return before what is queued is written, also if the other closes."""
+    first, second = Client(path), Client(path)
+    store = first._store
+    flush = store.flush
+
+    def flush_late(timeout_s: float | None = None) -> None:
+        until(lambda: store.is_closed)
+        flush(timeout_s)
+
+    monkeypatch.setattr(store, "flush", flush_late)
+    with standing_still(store):
+        make_spans(second.tracer, 3)
+        threads = [threading.Thread(target=client.close) for client in (first, second)]
+        for thread in threads:
+            thread.start()
+            until(lambda: len(store._users) < 2)
+        until(lambda: store.writer._stopping)
+        threads[0].join(0.2)
+        assert [thread.is_alive() for thread in threads] == [True, True]
+    for thread in threads:
+        thread.join()
+    assert outside(path, "SELECT count(*) FROM spans") == [(3,)]
+
+
+def test_a_lock_file_that_is_closed_while_it_is_held(tmp_path: Path) -> None:
+    """Whoever is inside closes it when it is done; whoever comes later leaves no descriptor behind either."""
+    lock = LockFile(str(tmp_path / "lock"))
+    with lock.held():
+        lock.close()
+        assert lock._fd is not None
+    assert lock._fd is None
+    with lock.held_if_free() as is_free:
+        assert is_free
+    assert lock._fd is None
 
 
 def test_close_does_not_wait_for_other_threads_to_stop(path: Path) -> None:
@@ -297,13 +345,6 @@ ENDINGS = {
 }
 
 
-LOCKER = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], isolation_level=None)
-connection.execute("BEGIN IMMEDIATE")
-print("locked", flush=True)
-sys.stdin.read()
-"""
 IMPATIENT = """
 import signal, sys, threading, time
 from tilebox_local import Client
@@ -350,13 +391,11 @@ def test_interrupting_close_loses_nothing(path: Path) -> None:
     """Ctrl-C while close() waits for somebody's lock: what is queued is written before the interpreter exits."""
     with start(IMPATIENT, path) as process:
         assert read_line(process) == "open"
-        with start(LOCKER, path) as other:
-            assert read_line(other) == "locked"
+        with locked_elsewhere(path, "SQLite's lock"):
             assert process.stdin is not None
             process.stdin.write("\n")
             process.stdin.flush()
             assert read_line(process) == "closing again"
-            assert other.communicate("") == ("", "")
         stdout, stderr = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, stdout, stderr.strip().rpartition("\n")[2]) == (-2, "", "KeyboardInterrupt")
     assert sorted(file.name for file in path.parent.iterdir()) == ["store.db", "store.db.lock"]

@@ -320,11 +320,14 @@ class Store:
         with translate_errors(self._label):
             return self._readers.lend()
 
-    def _check_readable(self) -> None:
+    def _check_open(self) -> None:
         if self.is_closed:
             raise StoreClosedError(f"{self._label} is closed.", hint="Open a new Client.")
         if not self._released:
             raise self._fork_error()
+
+    def _check_readable(self) -> None:
+        self._check_open()
         if self._file is not None:
             self._verify_file(self._file)
 
@@ -365,6 +368,7 @@ class Store:
 
         Waits for the turnstile, so that writers are not in the way, and for nobody else.
         """
+        self._check_open()
         if self.path is None:
             return True
         with translate_errors(self._label):
