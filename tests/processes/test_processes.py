@@ -466,7 +466,7 @@ def test_a_fork_while_the_writer_ends(path: Path) -> None:
 from tilebox_local.storage import writer
 from tilebox_local.storage.writer import Writer
 
-writer._PATIENCE_S = 40
+writer._PATIENCE_S = 600
 finish, ends = Writer._finish, threading.Event()
 
 def finish_late(writer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from contextvars import copy_context
 from functools import partial
@@ -165,7 +166,8 @@ def test_an_interrupted_close_goes_on(tmp_path: Path) -> None:
 
 def test_an_interrupted_close_ends_by_itself(tmp_path: Path) -> None:
     """If nobody closes again after an interrupt, the writer writes what is queued and frees the file by itself."""
-    opened = 0
+    opened = left_open = 0
+    usual = len(os.listdir("/dev/fd"))  # noqa: PTH208
     for calls in count(1):
         path = tmp_path / f"{calls}.db"
         client = Client(path)
@@ -175,11 +177,13 @@ def test_an_interrupted_close_ends_by_itself(tmp_path: Path) -> None:
             opened += 1
             client.close()
         until(partial(is_free, path))
+        left_open = max(left_open, len(os.listdir("/dev/fd")))  # noqa: PTH208
         with Client(path) as again:
             assert len(again.sql("SELECT 1 FROM spans")) == 3
         client.close()
         if not was_hit:
             break
+    assert left_open == usual
     assert opened < calls / 5
     assert calls > 40
 

@@ -71,7 +71,7 @@ class Forking:
     Args:
         steps: What takes part in a fork, one after the other. Each has let go before the next one is asked for.
         in_child: What begins anew in a child, in this order.
-        is_needed: Whether a step is there that a signal must not interrupt.
+        is_needed: Whether what signal handlers raise is to be kept meanwhile. Otherwise they are left alone.
     """
 
     def __init__(
@@ -120,6 +120,8 @@ class Forking:
                 _attempt(step.after_fork_in_parent)
                 fork.steps.remove(step)
         forks.remove(fork)
+        if not forks:
+            self._forks.pop(threading.get_ident(), None)
         fork.end()
 
     def after_fork_in_child(self) -> None:

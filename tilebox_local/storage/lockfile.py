@@ -197,9 +197,9 @@ class LockFile:
         to another file, whose lock that thread would release in the end.
         """
         self._is_closed = True
-        if self._lock.acquire(blocking=False):
-            self._close_descriptor()
-            self._lock.release()
+        if not self._lock.locked():
+            with self._lock:  # no acquire(): Ctrl-C after it would leave the lock locked
+                self._close_descriptor()
 
     def _close_descriptor(self) -> None:
         fd, self._fd = self._fd, None

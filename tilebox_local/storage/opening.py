@@ -153,14 +153,10 @@ class Opener:
             raise
         return connection
 
-    def stop_guarding(self) -> None:
-        """The last connection is closed, or is about to be: the guard ends when it is."""
-        release(self)
-
     def give_up(self) -> None:
-        """The last connection is closed, or there was none: close the lock file, too, and stop guarding."""
+        """Close the lock file, and stop guarding: at once, or when the last connection is closed."""
         self.lock.close()
-        self.stop_guarding()
+        release(self)
 
     def name_lockers(self) -> bool:
         """Say who keeps others from writing; whether somebody does."""

@@ -390,7 +390,7 @@ class Store:
             if self.is_closed:
                 self.begin_to_shut_down()
                 self._readers.close()
-                self._opener.stop_guarding()  # from now on as long as the writer has it open
+                self._opener.give_up()  # the writer opens the lock file for a moment when it needs it
             raise
 
     def _close(self, user: object) -> None:
