@@ -15,6 +15,8 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tilebox_local.errors import StoreError
 from tilebox_local.storage.rows import LogItem
 
@@ -57,6 +59,14 @@ sys.stdin.read()
 _TIMEOUT_S = 60
 IS_NIGHTLY = os.environ.get("TILEBOX_LOCAL_SOAK") == "nightly"
 PATIENCE_S = 30
+
+
+def sizes(quick: int, soak: int, nightly: int) -> list[object]:
+    """A test's parameter: a few rounds in each run of the tests; more with -m soak, and far more every night."""
+    return [
+        pytest.param(quick, id="quick"),
+        pytest.param(nightly if IS_NIGHTLY else soak, id="soak", marks=pytest.mark.soak),
+    ]
 
 
 def outside(path: Path, query: str) -> list[tuple[Any, ...]]:

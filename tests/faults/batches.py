@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
-import pytest
-from store_support import IS_NIGHTLY
-
 from tilebox_local.errors import StoreError
 from tilebox_local.storage.store import open_store
 
@@ -25,14 +22,6 @@ if TYPE_CHECKING:
     from tilebox_local import Client
 
 ROWS = 10
-
-
-def sizes(quick: int, soak: int, nightly: int) -> list[object]:
-    """A test's parameter: a few rounds in each run of the tests; more with -m soak, and far more every night."""
-    return [
-        pytest.param(quick, id="quick"),
-        pytest.param(nightly if IS_NIGHTLY else soak, id="soak", marks=pytest.mark.soak),
-    ]
 
 
 class Problem(NamedTuple):

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from batches import examine, kinds, sizes
+from batches import examine, kinds
+from store_support import sizes
 
 from tilebox_local import Client
 from tilebox_local.storage.store import open_store

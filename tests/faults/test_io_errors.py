@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from batches import Problem, examine, kinds, sizes
+from batches import Problem, examine, kinds
+from store_support import sizes
 
 if TYPE_CHECKING:
     import apsw

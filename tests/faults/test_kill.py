@@ -12,8 +12,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from batches import Problem, examine, examine_pages, kinds, sizes
+from batches import Problem, examine, examine_pages, kinds
 from crash_process import Leaf, Step, work
+from store_support import sizes
 
 from tilebox_local import Client
 from tilebox_local.storage.store import open_store

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from batches import Problem, examine, kinds, sizes
+from batches import Problem, examine, kinds
+from store_support import sizes
 
 from tilebox_local import Client
 from tilebox_local.storage import checkpointer

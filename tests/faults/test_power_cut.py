@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from batches import Problem, examine, kinds, sizes
+from batches import Problem, examine, kinds
 from recorded_disk import Disk, Event
+from store_support import sizes
 
 if TYPE_CHECKING:
     import apsw
