@@ -200,7 +200,8 @@ class Writer:
 
     def _is_forking_here(self) -> bool:
         """Whether a fork is under way in this thread: this is a signal handler, and the file is used after the fork."""
-        return self._pause is not None and self._pause.thread == threading.get_ident()
+        pause = self._pause
+        return pause is not None and pause.thread == threading.get_ident()
 
     def _refuse_to_wait(self) -> None:
         if self._is_forking_here():
