@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -94,14 +95,30 @@ def start(script: str, *arguments: object, warnings: str = "error") -> subproces
     """Start a script in a process of its own, with pipes to talk to it."""
     command = [sys.executable, "-W", warnings, "-c", script, *map(str, arguments)]
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        process_group=0,
     )
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """End a script, and what it has forked: that holds its pipes, too."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def read_line(process: subprocess.Popen[str]) -> str:
     """The next line that a script prints; if there is none, what it complains about."""
     assert process.stdout is not None
+    timer = threading.Timer(_TIMEOUT_S, _kill, (process,))
+    timer.start()
     line = process.stdout.readline()
+    timer.cancel()
+    timer.join()
     assert line.endswith("\n"), process.communicate(timeout=_TIMEOUT_S)
     return line[:-1]
 
@@ -137,7 +154,7 @@ def run(script: str, *arguments: object, warnings: str = "error") -> subprocess.
     try:
         stdout, stderr = process.communicate(timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        process.kill()
+        _kill(process)
         stdout, stderr = process.communicate()
         raise AssertionError(f"The script hangs. {stdout}\n{stderr}") from None
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)

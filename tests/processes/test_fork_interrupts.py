@@ -125,6 +125,8 @@ for store in (locked, other):
 print("open", flush=True)
 sys.stdin.readline()
 threading.Thread(target=locked.transact, args=(lambda connection: None,)).start()
+while not locked.writer._is_writing:
+    time.sleep(0.001)
 main = threading.get_ident()
 
 def interrupt():
