@@ -120,6 +120,28 @@ def main():
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_thread_that_begins_late(method: str, stage: Stage) -> None:
+    """Spans of a thread that opens the first store of a child, when its work is done, are not lost either."""
+    script = """
+def late():
+    threading.main_thread().join()
+    make("late")
+
+def child():
+    threading.Thread(target=late).start()
+
+def main():
+    process = multiprocessing.get_context(sys.argv[1]).Process(target=child)
+    process.start()
+    process.join()
+    print(process.exitcode)
+"""
+    played = stage.play_well(SILENT_WRITER + script + MAIN, method)
+    assert (played.output, played.names()) == (["0"], ["late"])
+    assert outside(stage.path, "SELECT count(*) FROM incidents") == [(0,)]
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_client_of_the_main_module(method: str, stage: Stage) -> None:
     """A client that the main module opens, and so every child that imports it, too, loses nothing at a Pool's end."""
     played = stage.play_well("client()\n" + SCRIPT + RUN["Pool"] + MAIN, method, 2)

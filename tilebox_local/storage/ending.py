@@ -42,6 +42,7 @@ class MultiprocessingEnd:
         self._is_registered = False
         self._finalizer: Any = None
         self._pid: int | None = None  # whose finalizer it is
+        self._ending: threading.Thread | None = None
         self._repeated = RepeatedSignal()
         self._pipe: tuple[int, int] | None = None  # to which Python writes the signals that come
         self._is_blocked = False  # SIGTERM, by a fork
@@ -66,6 +67,9 @@ class MultiprocessingEnd:
         if self._pid != os.getpid() or not self._finalizer.still_active():
             self._pid = os.getpid()
             self._finalizer = util.Finalize(None, self._end, exitpriority=_FINALIZE_FIRST)
+            if getattr(util, "_exiting", False):  # a thread that goes on has opened its first store
+                with contextlib.suppress(RuntimeError):  # no thread to be had
+                    self._start_ending()
         if not _is_main_thread():
             return
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and not self._repeated.is_noticed:
@@ -76,13 +80,19 @@ class MultiprocessingEnd:
     def _end(self) -> None:
         """multiprocessing calls its finalizers before it waits for threads, which may still be at work."""
         if _other_threads():
-            thread = threading.Thread(target=self._end_after_threads, name="tilebox-local-end", daemon=False)
             with contextlib.suppress(RuntimeError):  # no thread to be had
-                thread.start()
+                self._start_ending()
                 return
         self._close()
 
+    def _start_ending(self) -> None:
+        if self._ending is None or not self._ending.is_alive():  # two would wait for each other
+            self._ending = threading.Thread(target=self._end_after_threads, name="tilebox-local-end", daemon=False)
+            self._ending.start()
+
     def _end_after_threads(self) -> None:
+        with contextlib.suppress(RuntimeError, AssertionError):  # not one that Python knows
+            threading.main_thread().join()
         while threads := _other_threads():
             for thread in threads:
                 thread.join()
