@@ -255,6 +255,7 @@ CREATE TABLE task_records (
   lease_expires_boot_ns INTEGER,                  -- NULL unless RUNNING
   submitted_ns      INTEGER NOT NULL,
   ready_ns          INTEGER,                      -- when it last became claimable; NULL: never was
+  released_by_no    INTEGER,                      -- task whose end settled its last dependency; NULL: it waited for none
   started_ns        INTEGER,                      -- start of the last attempt; NULL: never claimed
   stopped_ns        INTEGER,                      -- end of the last ended attempt; NULL: none
   input             BLOB    NOT NULL,             -- at most 2,048 bytes, mostly JSON
@@ -300,6 +301,19 @@ CREATE TRIGGER task_records_changed_state AFTER UPDATE OF state ON task_records 
            + CASE WHEN old.state = 2 THEN max(0, new.stopped_ns - new.started_ns) ELSE 0 END
    WHERE job_no = new.job_no;
 END;
+
+-- Attempts of tasks that went back to the queue. The last attempt of each task is in task_records.
+CREATE TABLE attempt_records (
+  job_no     INTEGER NOT NULL REFERENCES job_records,
+  task_no    INTEGER NOT NULL REFERENCES task_records,
+  attempt    INTEGER NOT NULL,                    -- 1: the first
+  outcome    INTEGER NOT NULL,                    -- 4 FAILED (its code raised), 7 LOST (with its runner), 8 RELEASED (given back)
+  runner_no  INTEGER REFERENCES runner_records,
+  ready_ns   INTEGER NOT NULL,                    -- when it became claimable
+  started_ns INTEGER NOT NULL,
+  stopped_ns INTEGER NOT NULL,
+  PRIMARY KEY (job_no, task_no, attempt)
+) STRICT, WITHOUT ROWID;
 
 -- Progress that the last attempt of each task reported; the job's is the sum per label.
 CREATE TABLE progress_records (

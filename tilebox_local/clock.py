@@ -16,6 +16,7 @@ __all__ = [
     "datetime_to_ns",
     "monotonic_ns",
     "ns_to_datetime",
+    "ns_to_text",
     "ns_to_timedelta",
     "wall_ns",
 ]
@@ -43,6 +44,12 @@ def boot_id() -> str:
 def ns_to_datetime(ns: int) -> datetime:
     """UTC datetime of an instant, truncated to microseconds (exact integer arithmetic)."""
     return _EPOCH + timedelta(microseconds=ns // 1000)
+
+
+def ns_to_text(ns: int) -> str:
+    """An instant as the SQL views show it, to the nanosecond: "2026-11-23T21:37:26.012345678Z" (RFC 3339)."""
+    seconds, rest = divmod(ns, 1_000_000_000)
+    return f"{_EPOCH + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 
 
 def datetime_to_ns(value: datetime) -> int:

@@ -62,8 +62,6 @@ PLANS = {
     ],
     "release_group": [
         "SEARCH task_records USING INDEX task_records_waiting (group_no=?)",
-        "CORRELATED SCALAR SUBQUERY 1",
-        "SEARCH j USING INTEGER PRIMARY KEY (rowid=?)",
     ],
     "groups_waiting_for": ["SEARCH group_dependency_records USING PRIMARY KEY (depends_on_no=?)"],
     "skip_queued_in_branch": ["SEARCH task_records USING COVERING INDEX task_records_queued_in_branch (branch_no=?)"],

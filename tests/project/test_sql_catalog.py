@@ -75,7 +75,7 @@ def test_schema_documents_every_column() -> None:
         "scope_records",
         "cluster_records", "runner_records", "job_records", "identifier_records", "group_records",
         "group_dependency_records", "task_records", "progress_records", "trace_records", "span_records",
-        "event_records", "log_records",
+        "event_records", "log_records", "attempt_records",
     }  # fmt: skip
     for name, body in tables:
         before = schema[: schema.index(f"CREATE TABLE {name} (")].rstrip().splitlines()[-1]

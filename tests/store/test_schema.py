@@ -46,6 +46,7 @@ TABLES = {
     "incident_records": (1, 0),
     "job_records": (1, 0),
     "log_records": (1, 1),
+    "attempt_records": (1, 1),
     "progress_records": (1, 1),
     "quarantine_records": (1, 0),
     "resource_records": (1, 0),

@@ -632,6 +632,8 @@ def test_all_references_are_known(connection: apsw.Connection) -> None:
         ("task_records", "parent_no"),
         ("task_records", "group_no"),
         ("task_records", "branch_no"),
+        ("attempt_records", "job_no"),
+        ("attempt_records", "task_no"),
         ("progress_records", "job_no"),
         ("progress_records", "task_no"),
         ("trace_records", "job_no"),

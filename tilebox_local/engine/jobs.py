@@ -88,6 +88,7 @@ def retry_job(connection: apsw.Connection, job_id: UUID, now_ns: int) -> int:
     Returns the number of failed tasks that were queued.
     """
     number = job_no(connection, job_id)
+    run(connection, "keep_failed_attempts", (number,))
     rescheduled = run(connection, "requeue_failed", (number,))
     run(connection, "uncancel_job", (number,))
     run(connection, "release_queued", {"job_no": number, "now_ns": now_ns})

@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 MAX_CRASHES = 10
+_FAILED, _LOST, _RELEASED = 4, 7, 8  # outcomes in attempt_records
 _MAX_PROGRESS_LABEL_CHARS = 100
 _MAX_COUNT = (1 << 40) - 1  # the sum over a million tasks still fits
 
@@ -204,7 +205,7 @@ def complete_task(
     _end_attempt(connection, task, TaskState.COMPUTED, display, now_ns)
     _replace_progress(connection, task, progress)
     if submissions is None:
-        _settle(connection, task.parent_no, task.group_no, now_ns)
+        _settle(connection, task, now_ns)
     else:
         branch_no = task.task_no if task.optional else task.branch_no
         inserted = insert_submissions(
@@ -221,7 +222,7 @@ def complete_task(
         children = (inserted.unsettled_count, inserted.first_task_no, inserted.last_task_no, task.task_no)
         run(connection, "adopt_children", children)
         if not inserted.unsettled_count:
-            _settle(connection, task.parent_no, task.group_no, now_ns)
+            _settle(connection, task, now_ns)
     return True
 
 
@@ -247,9 +248,9 @@ def fail_task(
     if progress is not None:
         _replace_progress(connection, task, progress)
     if not was_workflow_error:
-        _requeue(connection, task, display, now_ns)
+        _requeue(connection, task, display, now_ns, outcome=_RELEASED)
     elif task.retry_count - task.retry_budget_start < task.max_retries:
-        _requeue(connection, task, display, now_ns, retries=1)
+        _requeue(connection, task, display, now_ns, outcome=_FAILED)
     else:
         _fail_for_good(connection, task, display, now_ns)
     return True
@@ -274,7 +275,7 @@ def lose_task(
         return False
     stopped_ns = None if last_seen_ns is None else max(task.started_ns, last_seen_ns)
     if task.crash_count < MAX_CRASHES:
-        _requeue(connection, task, None, now_ns, crashes=1, stopped_ns=stopped_ns)
+        _requeue(connection, task, None, now_ns, outcome=_LOST, stopped_ns=stopped_ns)
     else:
         display = value(connection, "display_of_task", (task_no,))
         _fail_for_good(connection, task, f"{display}\n{reason}", now_ns, stopped_ns=stopped_ns)
@@ -324,16 +325,18 @@ def _requeue(
     display: str | None,
     now_ns: int,
     *,
-    retries: int = 0,
-    crashes: int = 0,
+    outcome: int,
     stopped_ns: int | None = None,
 ) -> None:
+    crashes = int(outcome == _LOST)
     if _is_branch_failed(connection, task.branch_no):
         # Back in the queue it is among what is still queued in a failed branch. It is not retried; a crash counts.
         _end_attempt(connection, task, TaskState.SKIPPED, display, now_ns, crashes=crashes, stopped_ns=stopped_ns)
-        _settle(connection, task.parent_no, task.group_no, now_ns)
+        _settle(connection, task, now_ns)
         return
     ready = not _is_canceled(connection, task.job_no)
+    kept = {"task_no": task.task_no, "outcome": outcome, "stopped_ns": now_ns if stopped_ns is None else stopped_ns}
+    run(connection, "keep_attempt", kept)
     _end_attempt(
         connection,
         task,
@@ -341,7 +344,7 @@ def _requeue(
         display,
         now_ns,
         ready=ready,
-        retries=retries,
+        retries=int(outcome == _FAILED),
         crashes=crashes,
         stopped_ns=stopped_ns,
     )
@@ -361,10 +364,10 @@ def _fail_for_good(
     if not task.optional:
         run(connection, "mark_branch_failed", (task.branch_no,))
         skipped = run(connection, "skip_queued_in_branch", (task.branch_no,))
-    _settle(connection, task.parent_no, task.group_no, now_ns)
-    for (task_no,) in skipped:
-        _, parent_no, group_no = run(connection, "task_to_settle", (task_no,))[0]
-        _settle(connection, parent_no, group_no, now_ns)
+    _settle(connection, task, now_ns)
+    for (skipped_no,) in skipped:
+        _, parent_no, group_no = run(connection, "task_to_settle", (skipped_no,))[0]
+        _settle_below(connection, parent_no, group_no, task, now_ns)
 
 
 def _replace_progress(connection: apsw.Connection, task: _Reported, progress: Sequence[ProgressIndicator]) -> None:
@@ -406,10 +409,18 @@ def _is_branch_failed(connection: apsw.Connection, branch_no: int | None) -> boo
 # -- settle -----------------------------------------------------------------------------------------------------
 
 
-def _settle(connection: apsw.Connection, parent_no: int | None, group_no: int, now_ns: int) -> None:
-    """A task with all its descendants is done: count down its group and its parent, and release what waited.
+def _settle(connection: apsw.Connection, task: _Reported, now_ns: int) -> None:
+    """A task that is reported on, with all its descendants, is done."""
+    _settle_below(connection, task.parent_no, task.group_no, task, now_ns)
 
-    Each task is settled once, so the work per task is constant however deep the tree is.
+
+def _settle_below(
+    connection: apsw.Connection, parent_no: int | None, group_no: int, reported: _Reported, now_ns: int
+) -> None:
+    """A task of this group, with all its descendants, is done, by the end of `reported`.
+
+    Counts down its group and its parent, and releases what waited. Each task is settled once, so the work per task is
+    constant however deep the tree is.
     """
     while True:
         # NULL where no group waits: most tasks, which then cost one page less per commit.
@@ -417,7 +428,7 @@ def _settle(connection: apsw.Connection, parent_no: int | None, group_no: int, n
         if waiting is not None:
             run(connection, "settle_in_group", (group_no,))
             if waiting == 1:
-                _release_waiting_for(connection, group_no, now_ns)
+                _release_waiting_for(connection, group_no, reported, now_ns)
         if parent_no is None:
             return
         run(connection, "settle_child", (parent_no,))
@@ -426,7 +437,9 @@ def _settle(connection: apsw.Connection, parent_no: int | None, group_no: int, n
             return
 
 
-def _release_waiting_for(connection: apsw.Connection, group_no: int, now_ns: int) -> None:
+def _release_waiting_for(connection: apsw.Connection, group_no: int, reported: _Reported, now_ns: int) -> None:
     for (waiting,) in run(connection, "groups_waiting_for", (group_no,)):
         if value(connection, "settle_dependency", (waiting,)) == 0:
-            run(connection, "release_group", {"group_no": waiting, "now_ns": now_ns})
+            is_canceled = _is_canceled(connection, reported.job_no)
+            released = {"group_no": waiting, "task_no": reported.task_no, "now_ns": now_ns, "is_canceled": is_canceled}
+            run(connection, "release_group", released)

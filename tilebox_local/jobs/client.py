@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
-from uuid import UUID
+from typing import TYPE_CHECKING, Any
 
 from tilebox_local import clock, ids
 from tilebox_local.clusters.client import to_cluster_slug
@@ -21,6 +19,8 @@ from tilebox_local.engine.jobs import validate_job_name
 from tilebox_local.engine.submissions import validate_submissions
 from tilebox_local.errors import ArgumentError
 from tilebox_local.intervals import parse_temporal_extent
+from tilebox_local.jobs.analysis import JobAnalysis
+from tilebox_local.jobs.arguments import JobIDLike, as_list, shown, to_member, to_severity, to_uuid
 from tilebox_local.observability.span import CurrentSpan
 from tilebox_local.observability.tracing import get_trace_parent_of_current_span, start_job_span
 from tilebox_local.query import jobs as job_queries
@@ -29,6 +29,7 @@ from tilebox_local.task import FutureTask, TaskMeta, merge_future_tasks_to_submi
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from uuid import UUID
 
     import apsw
 
@@ -40,11 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["JobClient", "JobIDLike"]
 
-JobIDLike: TypeAlias = Job | UUID | str
-EnumT = TypeVar("EnumT", bound=Enum)
 
-
-class JobClient:
+class JobClient(JobAnalysis):
     """Jobs of one store. Thread-safe; changes are committed on return.
 
     Args:
@@ -53,12 +51,8 @@ class JobClient:
     """
 
     def __init__(self, open_store: Callable[[], Store], tracer: WorkflowTracer) -> None:
-        self._open_store = open_store
+        super().__init__(open_store)
         self._tracer = tracer
-
-    @property
-    def _store(self) -> Store:
-        return self._open_store()
 
     def submit(
         self,
@@ -161,7 +155,7 @@ class JobClient:
 
     def find(self, job_id: JobIDLike) -> Job:
         """The job as it is now; refreshes a Job. Raises NotFoundError, and ArgumentError for what is no job id."""
-        return job_queries.find_job(self._store, _to_uuid(job_id, "job"))
+        return job_queries.find_job(self._store, to_uuid(job_id, "job"))
 
     def query(
         self,
@@ -189,23 +183,23 @@ class JobClient:
             TypeError: a name or a cluster slug that is no text.
         """
         time_interval, id_interval = parse_temporal_extent(temporal_extent)
-        slugs = [to_cluster_slug(cluster) for cluster in _as_list(clusters)]
+        slugs = [to_cluster_slug(cluster) for cluster in as_list(clusters)]
         for slug in slugs:
             if not isinstance(slug, str):
                 raise TypeError(
-                    f"{_shown(slug)} in clusters is no cluster; pass a Cluster, its slug, or a list of them."
+                    f"{shown(slug)} in clusters is no cluster; pass a Cluster, its slug, or a list of them."
                 )
         if name is not None and not isinstance(name, str):
-            raise TypeError(f"The name to look for is {_shown(name)}, which is no text; pass a str.")
+            raise TypeError(f"The name to look for is {shown(name)}, which is no text; pass a str.")
         if "" in slugs:
             raise ArgumentError("Cluster filters must use explicit cluster slugs")
         filters = QueryFilters(
             time_interval=time_interval,
             id_interval=id_interval,
-            automation_ids=[_to_uuid(one, "automation") for one in _as_list(automation_ids)],
-            job_states=[_to_member(one, "job_states", JobState) for one in _as_list(job_states)],
+            automation_ids=[to_uuid(one, "automation") for one in as_list(automation_ids)],
+            job_states=[to_member(one, "job_states", JobState) for one in as_list(job_states)],
             name=name,
-            task_states=[_to_member(one, "task_states", TaskState) for one in _as_list(task_states)],
+            task_states=[to_member(one, "task_states", TaskState) for one in as_list(task_states)],
             cluster_slugs=slugs,
         )
         return list(job_queries.query_jobs(self._store, filters))
@@ -227,10 +221,10 @@ class JobClient:
         Raises:
             NotFoundError, and ArgumentError (a ValueError) for an unknown level or what is no id.
         """
-        severities = [_to_severity(one) for one in _as_list(level)]
-        task = None if task_id is None else _to_uuid(task_id, "task")
+        severities = [to_severity(one) for one in as_list(level)]
+        task = None if task_id is None else to_uuid(task_id, "task")
         self._store.flush()
-        return telemetry_queries.query_logs(self._store, _to_uuid(job_id, "job"), task_id=task, severities=severities)
+        return telemetry_queries.query_logs(self._store, to_uuid(job_id, "job"), task_id=task, severities=severities)
 
     def query_spans(self, job_id: JobIDLike, *, task_id: UUID | str | None = None, include_open: bool = False) -> Spans:
         """Spans of a job, ascending by start time.
@@ -243,10 +237,10 @@ class JobClient:
         Raises:
             NotFoundError, and ArgumentError (a ValueError) for what is no id.
         """
-        task = None if task_id is None else _to_uuid(task_id, "task")
+        task = None if task_id is None else to_uuid(task_id, "task")
         self._store.flush()
         return telemetry_queries.query_spans(
-            self._store, _to_uuid(job_id, "job"), task_id=task, include_open=include_open
+            self._store, to_uuid(job_id, "job"), task_id=task, include_open=include_open
         )
 
     def visualize(self, job: JobIDLike, direction: str = "down", layout: str = "dagre", sketchy: bool = True) -> str:
@@ -268,46 +262,3 @@ class JobClient:
             message = "IPython is not available. Diagram can only be displayed in a notebook."
             raise RuntimeError(message) from None
         display(HTML(self.visualize(job_id, direction, layout, sketchy)))
-
-
-def _as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _to_member(value: Any, what: str, kind: type[EnumT]) -> EnumT:
-    """A member of `kind`, ours or the official package's, as ours."""
-    if isinstance(value, kind):
-        return value
-    if isinstance(value, Enum) and type(value).__name__ == kind.__name__ and value.name in kind.__members__:
-        return kind[value.name]
-    names = ", ".join(member.name for member in kind if member.name != "UNSPECIFIED")
-    hint = f"Pass a member of {kind.__name__} or a list of them: {names}."
-    raise ArgumentError(f"{_shown(value)} in {what} is no {kind.__name__}.", hint=hint)
-
-
-def _to_severity(level: Any) -> LogSeverity:
-    if not isinstance(level, str):
-        return _to_member(level, "level", LogSeverity)
-    try:
-        return LogSeverity[level.upper()]
-    except KeyError:
-        hint = f"Levels are {', '.join(name.lower() for name in LogSeverity.__members__)}."
-        raise ArgumentError(f"Invalid log severity level: {level.lower()[:100]}.", hint=hint) from None
-
-
-def _shown(value: Any) -> str:
-    return f"{value!r:.100}"
-
-
-def _to_uuid(value: JobIDLike, kind: str) -> UUID:
-    if isinstance(value, UUID):
-        return value
-    found = getattr(value, "id", value)
-    if isinstance(found, UUID):
-        return found
-    try:
-        return UUID(str(found))
-    except ValueError:
-        raise ArgumentError(f"{value!r} is no {kind} id; expected a UUID or its text.") from None

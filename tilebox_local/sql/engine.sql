@@ -89,6 +89,18 @@ UPDATE task_records
        retry_count = retry_count + :retries, crash_count = crash_count + :crashes
  WHERE task_no = :task_no AND state = 2 AND attempt = :attempt
 
+-- name: keep_attempt
+-- Before end_attempt, for an attempt after which the task goes back to the queue.
+INSERT INTO attempt_records (job_no, task_no, attempt, outcome, runner_no, ready_ns, started_ns, stopped_ns)
+SELECT job_no, task_no, attempt, :outcome, runner_no, coalesce(ready_ns, submitted_ns), started_ns, :stopped_ns
+FROM task_records WHERE task_no = :task_no
+
+-- name: keep_failed_attempts
+-- Before requeue_failed.
+INSERT INTO attempt_records (job_no, task_no, attempt, outcome, runner_no, ready_ns, started_ns, stopped_ns)
+SELECT job_no, task_no, attempt, 4, runner_no, coalesce(ready_ns, submitted_ns), started_ns, stopped_ns
+FROM task_records WHERE job_no = ? AND state = 4
+
 -- name: adopt_children
 UPDATE task_records SET unsettled_count = ?, first_child_no = ?, last_child_no = ? WHERE task_no = ?
 
@@ -114,10 +126,12 @@ SELECT group_no FROM group_dependency_records WHERE depends_on_no = ? ORDER BY g
 UPDATE group_records SET dependency_count = dependency_count - 1 WHERE group_no = ? RETURNING dependency_count
 
 -- name: release_group
--- The dependencies of the group are settled: its queued tasks may be claimed, unless the job is canceled.
-UPDATE task_records SET ready = 1, ready_ns = :now_ns
+-- The dependencies of the group are settled, the last one by :task_no: its queued tasks may be claimed, unless the job
+-- is canceled.
+UPDATE task_records
+   SET ready = NOT :is_canceled, ready_ns = CASE WHEN :is_canceled THEN ready_ns ELSE :now_ns END,
+       released_by_no = :task_no
  WHERE group_no = :group_no AND state = 1 AND ready = 0
-   AND NOT (SELECT canceled FROM job_records j WHERE j.job_no = task_records.job_no)
 
 -- name: settle_child
 UPDATE task_records SET unsettled_count = unsettled_count - 1 WHERE task_no = ?

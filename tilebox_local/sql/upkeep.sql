@@ -298,6 +298,9 @@ WHERE job_no = :job_no AND task_no > :task_no AND group_no <> :group_no
 -- name: prune_progress
 DELETE FROM progress_records WHERE job_no = ? AND task_no > ?
 
+-- name: prune_attempts
+DELETE FROM attempt_records WHERE job_no = ? AND task_no > ?
+
 -- name: prune_dependencies
 DELETE FROM group_dependency_records WHERE group_no IN (SELECT value FROM json_each(?))
 
@@ -359,6 +362,11 @@ WHERE EXISTS (SELECT 1 FROM group_records g WHERE g.group_no = task_records.grou
 DELETE FROM progress_records
 WHERE NOT EXISTS (
   SELECT 1 FROM task_records t WHERE t.task_no = progress_records.task_no AND t.job_no = progress_records.job_no)
+
+-- name: drop_attempts_of_no_task
+DELETE FROM attempt_records
+WHERE NOT EXISTS (
+  SELECT 1 FROM task_records t WHERE t.task_no = attempt_records.task_no AND t.job_no = attempt_records.job_no)
 
 -- name: jobs_of_lost_dependencies
 -- Jobs with a group that waits for a group that is not there. (What the others wait for cannot have been theirs.)

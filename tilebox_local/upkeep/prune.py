@@ -405,13 +405,14 @@ class _Slice:
                 return False
 
     def _delete_tasks(self, job_no: int) -> bool:
-        """Delete the last tasks of a job, with their groups and their progress; whether there are more."""
+        """Delete the last tasks of a job, with their groups, attempts and progress; whether there are more."""
         connection = self._connection
         began = time.monotonic()
         end = value(connection, "task_to_prune_to", (job_no, self.chunk))
         task_no, group_no = end or (-1, -1)
         groups = value(connection, "groups_to_prune", {"job_no": job_no, "task_no": task_no, "group_no": group_no})
         run(connection, "prune_progress", (job_no, task_no))
+        run(connection, "prune_attempts", (job_no, task_no))
         run(connection, "prune_dependencies", (groups,))
         run(connection, "prune_dependents", (groups,))
         run(connection, "prune_tasks", (job_no, task_no))

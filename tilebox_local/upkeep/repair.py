@@ -78,6 +78,8 @@ class Repair:
         self._dropped("task_records")
         run(connection, "drop_progress_of_no_task")
         self._dropped("progress_records")
+        run(connection, "drop_attempts_of_no_task")
+        self._dropped("attempt_records")
         self._damaged_jobs.update(job_no for (job_no,) in run(connection, "jobs_of_lost_dependencies"))
         run(connection, "drop_lost_dependencies")
         self._dropped("group_dependency_records")
