@@ -4,8 +4,10 @@
 -- existing store by tilebox_local/storage/migrations/NNNN_*.sql.
 --
 -- How to read it
---   People read the views at the end: jobs, tasks, spans, events, logs, runners, writers, incidents. They show hex ids,
---   ISO 8601 times in UTC, durations in milliseconds and state names, and stay compatible from version to version.
+--   People read the views at the end: jobs, tasks, spans, events, logs, runners, writers, incidents, and those that
+--   answer questions: attempts, span_durations, task_durations, bottlenecks, critical_path, queue_waits, concurrency,
+--   runner_use, stragglers, failures. They show hex ids, ISO 8601 times in UTC, durations in milliseconds and state names,
+--   and stay compatible from version to version.
 --   The engine writes the tables named *_records. They are packed: numbers instead of names, signed 64-bit span ids,
 --   16-byte BLOBs for UUIDs and trace ids. They may change between versions.
 --
@@ -654,3 +656,491 @@ SELECT
   i.incident_no
 FROM incident_records i
 LEFT JOIN writer_records w ON w.writer_no = i.writer_no;
+
+-- Attempts of tasks: each claim, how long the task had been claimable before, how long it ran, and how that ended.
+-- outcome: COMPUTED, FAILED, FAILED_OPTIONAL, SKIPPED (it failed, and so had its optional branch), LOST (with its
+-- runner), RELEASED (given back by its runner), RUNNING.
+CREATE VIEW attempts AS
+SELECT
+  t.task_id_text AS task_id,
+  i.name,
+  printf('v%d.%d', i.major, i.minor) AS version,
+  coalesce(a.attempt, t.attempt) AS attempt,
+  CASE coalesce(a.outcome, t.state) WHEN 2 THEN 'RUNNING' WHEN 3 THEN 'COMPUTED' WHEN 4 THEN 'FAILED'
+    WHEN 5 THEN 'SKIPPED' WHEN 6 THEN 'FAILED_OPTIONAL' WHEN 7 THEN 'LOST' WHEN 8 THEN 'RELEASED' END AS outcome,
+  (SELECT json_extract(s.attributes, '$."service.instance.id"') FROM runner_records r
+   JOIN resource_records s ON s.resource_no = r.resource_no
+   WHERE r.runner_no = CASE p.value WHEN 'last' THEN t.runner_no ELSE a.runner_no END) AS runner,
+  strftime('%Y-%m-%dT%H:%M:%S', coalesce(a.ready_ns, t.ready_ns, t.submitted_ns) / 1000000000, 'unixepoch')
+    || printf('.%09dZ', coalesce(a.ready_ns, t.ready_ns, t.submitted_ns) % 1000000000) AS ready_at,
+  strftime('%Y-%m-%dT%H:%M:%S', coalesce(a.started_ns, t.started_ns) / 1000000000, 'unixepoch')
+    || printf('.%09dZ', coalesce(a.started_ns, t.started_ns) % 1000000000) AS started_at,
+  CASE WHEN a.outcome IS NOT NULL OR t.state <> 2
+    THEN strftime('%Y-%m-%dT%H:%M:%S', coalesce(a.stopped_ns, t.stopped_ns) / 1000000000, 'unixepoch')
+      || printf('.%09dZ', coalesce(a.stopped_ns, t.stopped_ns) % 1000000000) END AS stopped_at,
+  (coalesce(a.started_ns, t.started_ns) - coalesce(a.ready_ns, t.ready_ns, t.submitted_ns)) / 1e6 AS queue_wait_ms,
+  CASE WHEN a.outcome IS NOT NULL OR t.state <> 2
+    THEN (coalesce(a.stopped_ns, t.stopped_ns) - coalesce(a.started_ns, t.started_ns)) / 1e6 END AS duration_ms,
+  j.name AS job_name,
+  j.job_id_text AS job_id,
+  coalesce(a.ready_ns, t.ready_ns, t.submitted_ns) AS ready_ns,
+  coalesce(a.started_ns, t.started_ns) AS started_ns,
+  CASE WHEN a.outcome IS NOT NULL OR t.state <> 2 THEN coalesce(a.stopped_ns, t.stopped_ns) END AS stopped_ns,
+  t.identifier_no,
+  CASE p.value WHEN 'last' THEN t.runner_no ELSE a.runner_no END AS runner_no,
+  t.task_no,
+  t.job_no
+FROM task_records t
+JOIN identifier_records i ON i.identifier_no = t.identifier_no
+JOIN job_records j ON j.job_no = t.job_no
+-- Two sources, in a join: what is asked of one job reaches the tables through a join, but not through UNION ALL.
+CROSS JOIN json_each('["earlier", "last"]') p
+LEFT JOIN attempt_records a ON p.value = 'earlier' AND a.job_no = t.job_no AND a.task_no = t.task_no
+WHERE CASE p.value
+  WHEN 'earlier' THEN a.attempt IS NOT NULL
+  -- A task in the queue has its last attempt among the earlier ones; so has one that was skipped there.
+  ELSE t.attempt > 0 AND t.state <> 1 AND NOT (t.state = 5 AND EXISTS (
+    SELECT 1 FROM attempt_records b WHERE b.job_no = t.job_no AND b.task_no = t.task_no AND b.attempt = t.attempt))
+  END;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Analysis: views that answer a question about a job; docs/analysis.md has the formulas
+--
+-- Each looks up the job (or the trace) first and then works out what is asked for it alone, which it hands on as a JSON
+-- array: so `WHERE job_id = '...'` reads nothing of other jobs. Without such a condition they work through all jobs.
+-- ---------------------------------------------------------------------------------------------------------------
+
+-- How long spans take, by name. count is of those that have ended; open ones have no length yet. self_ms is the time in
+-- which no child was open. Percentiles are nearest ranks: 95 % of the durations are at most p95_ms. share is the part
+-- of all self time of the trace.
+CREATE VIEW span_durations AS
+SELECT
+  json_extract(r.value, '$[0]') AS name,
+  json_extract(r.value, '$[1]') AS count,
+  json_extract(r.value, '$[2]') AS open,
+  json_extract(r.value, '$[3]') AS failed,
+  json_extract(r.value, '$[4]') / 1e6 AS total_ms,
+  json_extract(r.value, '$[5]') / 1e6 AS self_ms,
+  json_extract(r.value, '$[4]') / 1e6 / json_extract(r.value, '$[1]') AS mean_ms,
+  json_extract(r.value, '$[6]') / 1e6 AS p50_ms,
+  json_extract(r.value, '$[7]') / 1e6 AS p95_ms,
+  json_extract(r.value, '$[8]') / 1e6 AS p99_ms,
+  json_extract(r.value, '$[9]') / 1e6 AS max_ms,
+  1.0 * json_extract(r.value, '$[5]') / json_extract(r.value, '$[10]') AS share,
+  j.name AS job_name,
+  j.job_id_text AS job_id,
+  lower(hex(t.trace_id)) AS trace_id,
+  t.job_no,
+  t.trace_no
+FROM trace_records t
+LEFT JOIN job_records j ON j.job_no = t.job_no
+CROSS JOIN json_each((
+  WITH
+  -- Every span as the head of its family, and once more as a child in the family of its parent. A child that is still
+  -- open covers its parent up to the parent's end.
+  families(family_id, is_child, start_ns, end_ns, name, status_code) AS (
+    SELECT span_id, 0, start_ns, start_ns + duration_ns, name, status_code FROM span_records WHERE trace_no = t.trace_no
+    UNION ALL
+    SELECT parent_span_id, 1, start_ns, coalesce(start_ns + duration_ns, 9223372036854775807), NULL, NULL
+    FROM span_records WHERE trace_no = t.trace_no AND parent_span_id IS NOT NULL
+    ORDER BY 1, 2, 3),
+  -- What each child adds to the union of the children's intervals, as far as it is inside of the head's own.
+  members AS (
+    SELECT family_id, is_child, start_ns, end_ns, name, status_code,
+      CASE WHEN is_child
+        THEN max(0, min(end_ns, head_end_ns) - max(start_ns, head_start_ns, coalesce(reached_ns, 0))) END AS added_ns
+    FROM (
+      SELECT family_id, is_child, start_ns, end_ns, name, status_code,
+        first_value(start_ns) OVER (PARTITION BY family_id ORDER BY is_child, start_ns) AS head_start_ns,
+        first_value(CASE WHEN NOT is_child THEN end_ns END) OVER (PARTITION BY family_id ORDER BY is_child, start_ns)
+          AS head_end_ns,
+        max(CASE WHEN is_child THEN end_ns END) OVER (PARTITION BY family_id ORDER BY is_child, start_ns
+          ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS reached_ns
+      FROM families)
+    ORDER BY family_id),
+  measured AS (
+    SELECT name, status_code, end_ns - start_ns AS duration_ns,
+      max(0, end_ns - start_ns - coalesce(covered_ns, 0)) AS self_ns
+    FROM (SELECT *, sum(added_ns) OVER (PARTITION BY family_id) AS covered_ns FROM members)
+    WHERE NOT is_child
+    ORDER BY name, duration_ns IS NULL, duration_ns LIMIT -1),
+  ranked AS (
+    SELECT name, duration_ns, self_ns, status_code,
+      row_number() OVER (PARTITION BY name ORDER BY duration_ns IS NULL, duration_ns) AS place,
+      count(duration_ns) OVER (PARTITION BY name) AS ended
+    FROM measured ORDER BY name LIMIT -1)
+  SELECT json_group_array(json_array(name, ended, still_open, failed, total_ns, self_ns, p50_ns, p95_ns,
+    p99_ns, max_ns, all_self_ns))
+  FROM (
+    SELECT name, ended, count(*) - ended AS still_open, sum(status_code = 2) AS failed,
+      coalesce(sum(duration_ns), 0) AS total_ns, coalesce(sum(self_ns), 0) AS self_ns,
+      max(CASE WHEN place = (ended * 50 + 99) / 100 THEN duration_ns END) AS p50_ns,
+      max(CASE WHEN place = (ended * 95 + 99) / 100 THEN duration_ns END) AS p95_ns,
+      max(CASE WHEN place = (ended * 99 + 99) / 100 THEN duration_ns END) AS p99_ns,
+      max(duration_ns) AS max_ns,
+      sum(sum(self_ns)) OVER () AS all_self_ns
+    FROM ranked GROUP BY name)
+)) r
+WHERE t.trace_no <> 0;
+
+-- The same by task: how long attempts run. failed counts lost ones, too; share is the part of the job's compute time.
+CREATE VIEW task_durations AS
+SELECT
+  (SELECT i.name FROM identifier_records i WHERE i.identifier_no = json_extract(r.value, '$[0]')) AS name,
+  (SELECT printf('v%d.%d', i.major, i.minor) FROM identifier_records i
+   WHERE i.identifier_no = json_extract(r.value, '$[0]')) AS version,
+  json_extract(r.value, '$[1]') AS count,
+  json_extract(r.value, '$[2]') AS open,
+  json_extract(r.value, '$[3]') AS failed,
+  json_extract(r.value, '$[4]') / 1e6 AS total_ms,
+  json_extract(r.value, '$[4]') / 1e6 / json_extract(r.value, '$[1]') AS mean_ms,
+  json_extract(r.value, '$[5]') / 1e6 AS p50_ms,
+  json_extract(r.value, '$[6]') / 1e6 AS p95_ms,
+  json_extract(r.value, '$[7]') / 1e6 AS p99_ms,
+  json_extract(r.value, '$[8]') / 1e6 AS max_ms,
+  1.0 * json_extract(r.value, '$[4]') / json_extract(r.value, '$[9]') AS share,
+  j.name AS job_name,
+  j.job_id_text AS job_id,
+  j.job_no
+FROM job_records j
+CROSS JOIN json_each((
+  WITH
+  runs AS (
+    SELECT identifier_no, task_no, attempt, outcome, ready_ns, started_ns, stopped_ns
+    FROM attempts WHERE job_no = j.job_no),
+  ranked AS (
+    SELECT identifier_no, stopped_ns - started_ns AS duration_ns, outcome,
+      row_number() OVER (PARTITION BY identifier_no ORDER BY stopped_ns IS NULL, stopped_ns - started_ns) AS place,
+      count(stopped_ns) OVER (PARTITION BY identifier_no) AS ended
+    FROM runs)
+  SELECT json_group_array(json_array(identifier_no, ended, still_open, failed, total_ns, p50_ns, p95_ns, p99_ns, max_ns,
+    all_ns))
+  FROM (
+    SELECT identifier_no, ended, count(*) - ended AS still_open,
+      sum(outcome IN ('FAILED', 'FAILED_OPTIONAL', 'LOST')) AS failed,
+      coalesce(sum(duration_ns), 0) AS total_ns,
+      max(CASE WHEN place = (ended * 50 + 99) / 100 THEN duration_ns END) AS p50_ns,
+      max(CASE WHEN place = (ended * 95 + 99) / 100 THEN duration_ns END) AS p95_ns,
+      max(CASE WHEN place = (ended * 99 + 99) / 100 THEN duration_ns END) AS p99_ns,
+      max(duration_ns) AS max_ns,
+      sum(sum(duration_ns)) OVER () AS all_ns
+    FROM ranked GROUP BY identifier_no)
+)) r
+WHERE j.first_root_no IS NOT NULL;
+
+-- Where tasks wait, and what it costs that attempts fail or are lost, by task. A wait is the time from when a task
+-- could be claimed to its claim; wait_share is the part of waiting in waiting and running. retry_cost_ms is the run
+-- time of attempts that failed and were tried again, lost_cost_ms that of attempts that were lost with their runner,
+-- and the time until that was noticed; released_cost_ms that of attempts that a runner gave back.
+CREATE VIEW queue_waits AS
+SELECT
+  (SELECT i.name FROM identifier_records i WHERE i.identifier_no = json_extract(r.value, '$[0]')) AS name,
+  (SELECT printf('v%d.%d', i.major, i.minor) FROM identifier_records i
+   WHERE i.identifier_no = json_extract(r.value, '$[0]')) AS version,
+  json_extract(r.value, '$[1]') AS attempts,
+  json_extract(r.value, '$[2]') / 1e6 AS wait_ms,
+  json_extract(r.value, '$[2]') / 1e6 / json_extract(r.value, '$[1]') AS mean_wait_ms,
+  json_extract(r.value, '$[3]') / 1e6 AS p50_wait_ms,
+  json_extract(r.value, '$[4]') / 1e6 AS p95_wait_ms,
+  json_extract(r.value, '$[5]') / 1e6 AS max_wait_ms,
+  json_extract(r.value, '$[6]') / 1e6 AS run_ms,
+  1.0 * json_extract(r.value, '$[2]') / (json_extract(r.value, '$[2]') + json_extract(r.value, '$[6]')) AS wait_share,
+  json_extract(r.value, '$[7]') AS retries,
+  json_extract(r.value, '$[8]') / 1e6 AS retry_cost_ms,
+  json_extract(r.value, '$[9]') AS lost,
+  json_extract(r.value, '$[10]') / 1e6 AS lost_cost_ms,
+  json_extract(r.value, '$[11]') AS released,
+  json_extract(r.value, '$[12]') / 1e6 AS released_cost_ms,
+  j.name AS job_name,
+  j.job_id_text AS job_id,
+  j.job_no
+FROM job_records j
+CROSS JOIN json_each((
+  WITH
+  runs AS (
+    SELECT identifier_no, task_no, attempt, outcome, ready_ns, started_ns, stopped_ns
+    FROM attempts WHERE job_no = j.job_no),
+  waits AS (
+    SELECT identifier_no, task_no, attempt, outcome, max(0, started_ns - ready_ns) AS wait_ns, stopped_ns,
+      max(0, coalesce(stopped_ns - started_ns, 0)) AS run_ns, ready_ns
+    FROM runs),
+  ranked AS (
+    SELECT identifier_no, outcome, wait_ns, run_ns,
+      -- When the task was claimable again: for a task that still waits, its row says.
+      coalesce(lead(ready_ns) OVER (PARTITION BY task_no ORDER BY attempt),
+        (SELECT k.ready_ns FROM task_records k WHERE k.task_no = waits.task_no)) - stopped_ns AS until_noticed_ns,
+      lead(attempt) OVER (PARTITION BY task_no ORDER BY attempt) IS NOT NULL AS was_repeated,
+      row_number() OVER (PARTITION BY identifier_no ORDER BY wait_ns) AS place,
+      count(*) OVER (PARTITION BY identifier_no) AS n
+    FROM waits)
+  SELECT json_group_array(json_array(identifier_no, n, wait_ns, p50_ns, p95_ns, max_ns, run_ns, retries, retry_ns, lost,
+    lost_ns, released, released_ns))
+  FROM (
+    SELECT identifier_no, n, sum(wait_ns) AS wait_ns,
+      max(CASE WHEN place = (n * 50 + 99) / 100 THEN wait_ns END) AS p50_ns,
+      max(CASE WHEN place = (n * 95 + 99) / 100 THEN wait_ns END) AS p95_ns,
+      max(wait_ns) AS max_ns, sum(run_ns) AS run_ns,
+      sum(outcome = 'FAILED' AND was_repeated) AS retries,
+      sum(CASE WHEN outcome = 'FAILED' AND was_repeated THEN run_ns ELSE 0 END) AS retry_ns,
+      sum(outcome = 'LOST') AS lost,
+      sum(CASE WHEN outcome = 'LOST' THEN run_ns + max(0, until_noticed_ns) ELSE 0 END) AS lost_ns,
+      sum(outcome = 'RELEASED') AS released,
+      sum(CASE WHEN outcome = 'RELEASED' THEN run_ns ELSE 0 END) AS released_ns
+    FROM ranked GROUP BY identifier_no)
+)) r
+WHERE j.first_root_no IS NOT NULL;
+
+-- The chain of attempts that decided when a job ended: the one that stopped last (while the job runs: of those that
+-- run, the one that started first), before it what released its task (the end of a dependency, else of the task that
+-- submitted it), and so on to a root. The times add up to the time from submission to the last stop: delay_ms from the
+-- end of the step before until the task could be claimed (large after a lost runner, or a failure that was retried by
+-- hand), queue_wait_ms until it was claimed, run_ms until it stopped (NULL: it runs). share is the part of the three in
+-- the whole.
+CREATE VIEW critical_path AS
+SELECT
+  json_extract(r.value, '$[0]') AS step,          -- 1: the first
+  (SELECT k.task_id_text FROM task_records k WHERE k.task_no = json_extract(r.value, '$[1]')) AS task_id,
+  (SELECT i.name FROM task_records k JOIN identifier_records i ON i.identifier_no = k.identifier_no
+   WHERE k.task_no = json_extract(r.value, '$[1]')) AS name,
+  json_extract(r.value, '$[2]') AS attempt,
+  json_extract(r.value, '$[3]') AS outcome,
+  (SELECT json_extract(s.attributes, '$."service.instance.id"') FROM runner_records n
+   JOIN resource_records s ON s.resource_no = n.resource_no
+   WHERE n.runner_no = json_extract(r.value, '$[4]')) AS runner,
+  json_extract(r.value, '$[5]') / 1e6 AS delay_ms,
+  json_extract(r.value, '$[6]') / 1e6 AS queue_wait_ms,
+  json_extract(r.value, '$[7]') / 1e6 AS run_ms,
+  json_extract(r.value, '$[8]') AS share,
+  strftime('%Y-%m-%dT%H:%M:%S', json_extract(r.value, '$[9]') / 1000000000, 'unixepoch')
+    || printf('.%09dZ', json_extract(r.value, '$[9]') % 1000000000) AS started_at,
+  strftime('%Y-%m-%dT%H:%M:%S', json_extract(r.value, '$[10]') / 1000000000, 'unixepoch')
+    || printf('.%09dZ', json_extract(r.value, '$[10]') % 1000000000) AS stopped_at,
+  j.name AS job_name,
+  j.job_id_text AS job_id,
+  json_extract(r.value, '$[9]') AS started_ns,
+  json_extract(r.value, '$[10]') AS stopped_ns,
+  json_extract(r.value, '$[11]') AS ready_ns,
+  json_extract(r.value, '$[4]') AS runner_no,
+  json_extract(r.value, '$[1]') AS task_no,
+  j.job_no
+FROM job_records j
+CROSS JOIN json_each((
+  WITH RECURSIVE
+  chain(distance, task_no) AS (
+    SELECT 0, (SELECT t.task_no FROM task_records t WHERE t.job_no = j.job_no AND t.attempt > 0
+               ORDER BY t.state = 2 DESC, CASE WHEN t.state = 2 THEN -t.started_ns ELSE t.stopped_ns END DESC,
+                 t.task_no DESC
+               LIMIT 1)
+    UNION ALL
+    SELECT distance + 1,
+      (SELECT coalesce((SELECT b.task_no FROM task_records b WHERE b.task_no = t.released_by_no), t.parent_no)
+       FROM task_records t WHERE t.task_no = chain.task_no)
+    FROM chain WHERE task_no IS NOT NULL
+    LIMIT 1000000),                               -- a damaged file may have a circle
+  links AS (
+    SELECT c.distance, a.task_no, a.attempt, a.outcome, a.runner_no, a.ready_ns, a.started_ns, a.stopped_ns
+    FROM chain c CROSS JOIN attempts a ON a.task_no = c.task_no),
+  steps AS (
+    SELECT row_number() OVER in_order AS step, task_no, attempt, outcome, runner_no, ready_ns, started_ns, stopped_ns,
+      ready_ns - coalesce(lag(stopped_ns) OVER in_order, j.submitted_ns) AS delay_ns
+    FROM links WINDOW in_order AS (ORDER BY distance DESC, attempt))
+  SELECT json_group_array(json_array(step, task_no, attempt, outcome, runner_no, delay_ns, started_ns - ready_ns,
+    stopped_ns - started_ns,
+    1.0 * (delay_ns + coalesce(stopped_ns, started_ns) - ready_ns) / nullif(whole_ns, 0),
+    started_ns, stopped_ns, ready_ns))
+  FROM (SELECT *, max(coalesce(stopped_ns, started_ns)) OVER () - j.submitted_ns AS whole_ns FROM steps ORDER BY step)
+)) r
+WHERE j.first_root_no IS NOT NULL;
+
+
+-- How many tasks of a job ran and how many could have been claimed, from each instant on until the next row of the job.
+CREATE VIEW concurrency AS
+SELECT
+  strftime('%Y-%m-%dT%H:%M:%S', json_extract(r.value, '$[0]') / 1000000000, 'unixepoch')
+    || printf('.%09dZ', json_extract(r.value, '$[0]') % 1000000000) AS time,
+  json_extract(r.value, '$[1]') AS running,
+  json_extract(r.value, '$[2]') AS queued,
+  json_extract(r.value, '$[3]') / 1e6 AS duration_ms,  -- NULL: the last row
+  j.name AS job_name,
+  j.job_id_text AS job_id,
+  json_extract(r.value, '$[0]') AS time_ns,
+  j.job_no
+FROM job_records j
+CROSS JOIN json_each((
+  WITH
+  runs AS (
+    SELECT identifier_no, task_no, attempt, outcome, runner_no, ready_ns, started_ns, stopped_ns
+    FROM attempts WHERE job_no = j.job_no),
+  changes(time_ns, running, queued) AS (
+    SELECT ready_ns, 0, 1 FROM runs
+    UNION ALL SELECT started_ns, 1, -1 FROM runs
+    UNION ALL SELECT stopped_ns, -1, 0 FROM runs WHERE stopped_ns IS NOT NULL
+    UNION ALL SELECT k.ready_ns, 0, 1 FROM task_records k WHERE k.job_no = j.job_no AND k.state = 1 AND k.ready = 1)
+  SELECT json_group_array(json_array(time_ns, running, queued, duration_ns))
+  FROM (
+    SELECT time_ns, sum(sum(running)) OVER in_order AS running, sum(sum(queued)) OVER in_order AS queued,
+      lead(time_ns) OVER in_order - time_ns AS duration_ns
+    FROM changes GROUP BY time_ns WINDOW in_order AS (ORDER BY time_ns))
+)) r
+WHERE j.first_root_no IS NOT NULL;
+
+-- What each runner did for a job, between the first start and the last stop of the job's attempts: busy_ms is the union
+-- of its attempts (one that still runs counts until the last stop), idle_ms the rest, longest_idle_ms the longest gap.
+CREATE VIEW runner_use AS
+SELECT
+  (SELECT json_extract(s.attributes, '$."service.instance.id"') FROM runner_records n
+   JOIN resource_records s ON s.resource_no = n.resource_no
+   WHERE n.runner_no = json_extract(r.value, '$[0]')) AS runner,
+  json_extract(r.value, '$[1]') AS attempts,
+  json_extract(r.value, '$[2]') AS failed,
+  json_extract(r.value, '$[3]') / 1e6 AS busy_ms,
+  (json_extract(r.value, '$[4]') - json_extract(r.value, '$[3]')) / 1e6 AS idle_ms,
+  1.0 * json_extract(r.value, '$[3]') / nullif(json_extract(r.value, '$[4]'), 0) AS utilization,
+  json_extract(r.value, '$[5]') / 1e6 AS longest_idle_ms,
+  j.name AS job_name,
+  j.job_id_text AS job_id,
+  json_extract(r.value, '$[0]') AS runner_no,
+  j.job_no
+FROM job_records j
+CROSS JOIN json_each((
+  WITH
+  runs AS (
+    SELECT identifier_no, task_no, attempt, outcome, runner_no, ready_ns, started_ns, stopped_ns
+    FROM attempts WHERE job_no = j.job_no),
+  timed AS (
+    SELECT runner_no, task_no, outcome, started_ns, min(started_ns) OVER () AS first_ns,
+      max(coalesce(stopped_ns, started_ns)) OVER () AS last_ns, stopped_ns
+    FROM runs),
+  -- reached_ns: how far the attempts before this one reach; the first one follows on the start of the job.
+  busy AS (
+    SELECT runner_no, outcome, started_ns, coalesce(stopped_ns, last_ns) AS stopped_ns, first_ns, last_ns,
+      coalesce(max(coalesce(stopped_ns, last_ns)) OVER (PARTITION BY runner_no ORDER BY started_ns, task_no
+        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), first_ns) AS reached_ns
+    FROM timed WHERE runner_no IS NOT NULL)
+  SELECT json_group_array(json_array(runner_no, attempts, failed, busy_ns, whole_ns, longest_ns))
+  FROM (
+    SELECT runner_no, count(*) AS attempts, sum(outcome IN ('FAILED', 'FAILED_OPTIONAL', 'LOST')) AS failed,
+      sum(max(0, stopped_ns - max(started_ns, reached_ns))) AS busy_ns,
+      last_ns - first_ns AS whole_ns,
+      max(max(max(0, started_ns - reached_ns)), last_ns - max(stopped_ns)) AS longest_ns
+    FROM busy GROUP BY runner_no)
+)) r
+WHERE j.first_root_no IS NOT NULL;
+
+-- Attempts that took unusually long for their task: above Tukey's fence, Q3 + 1.5 * (Q3 - Q1), and twice the median, of
+-- at least five ended attempts of the task in the job. Quartiles are nearest ranks.
+CREATE VIEW stragglers AS
+SELECT
+  (SELECT k.task_id_text FROM task_records k WHERE k.task_no = json_extract(r.value, '$[0]')) AS task_id,
+  (SELECT i.name FROM task_records k JOIN identifier_records i ON i.identifier_no = k.identifier_no
+   WHERE k.task_no = json_extract(r.value, '$[0]')) AS name,
+  json_extract(r.value, '$[1]') AS attempt,
+  (SELECT json_extract(s.attributes, '$."service.instance.id"') FROM runner_records n
+   JOIN resource_records s ON s.resource_no = n.resource_no
+   WHERE n.runner_no = json_extract(r.value, '$[2]')) AS runner,
+  json_extract(r.value, '$[3]') / 1e6 AS duration_ms,
+  json_extract(r.value, '$[4]') / 1e6 AS median_ms,
+  json_extract(r.value, '$[5]') / 1e6 AS fence_ms,
+  strftime('%Y-%m-%dT%H:%M:%S', json_extract(r.value, '$[6]') / 1000000000, 'unixepoch')
+    || printf('.%09dZ', json_extract(r.value, '$[6]') % 1000000000) AS started_at,
+  j.name AS job_name,
+  j.job_id_text AS job_id,
+  json_extract(r.value, '$[6]') AS started_ns,
+  j.job_no
+FROM job_records j
+CROSS JOIN json_each((
+  WITH
+  runs AS (
+    SELECT identifier_no, task_no, attempt, outcome, runner_no, ready_ns, started_ns, stopped_ns
+    FROM attempts WHERE job_no = j.job_no),
+  ranked AS (
+    SELECT *, stopped_ns - started_ns AS duration_ns,
+      row_number() OVER (PARTITION BY identifier_no ORDER BY stopped_ns - started_ns) AS place,
+      count(*) OVER (PARTITION BY identifier_no) AS n
+    FROM runs WHERE stopped_ns IS NOT NULL),
+  fenced AS (
+    SELECT *,
+      max(CASE WHEN place = (n + 1) / 2 THEN duration_ns END) OVER (PARTITION BY identifier_no) AS median_ns,
+      max(CASE WHEN place = (n * 3 + 3) / 4 THEN duration_ns END) OVER (PARTITION BY identifier_no) AS q3_ns,
+      max(CASE WHEN place = (n + 3) / 4 THEN duration_ns END) OVER (PARTITION BY identifier_no) AS q1_ns
+    FROM ranked WHERE n >= 5)
+  SELECT json_group_array(json_array(task_no, attempt, runner_no, duration_ns, median_ns,
+    q3_ns + (q3_ns - q1_ns) * 3 / 2, started_ns))
+  FROM (SELECT * FROM fenced
+        WHERE duration_ns > q3_ns + (q3_ns - q1_ns) * 3 / 2 AND duration_ns > 2 * median_ns ORDER BY duration_ns DESC)
+)) r
+WHERE j.first_root_no IS NOT NULL;
+
+-- Failed spans, with the last exception that was recorded in each. kind is 'task' for the span of a task's attempt.
+CREATE VIEW failures AS
+SELECT
+  CASE WHEN f.task_no IS NOT NULL AND f.name GLOB 'task/*' AND json_type(f.attributes, '$."identifier.name"') = 'text'
+    THEN 'task' ELSE 'span' END AS kind,
+  f.name,
+  strftime('%Y-%m-%dT%H:%M:%S', (f.start_ns + coalesce(f.duration_ns, 0)) / 1000000000, 'unixepoch')
+    || printf('.%09dZ', (f.start_ns + coalesce(f.duration_ns, 0)) % 1000000000) AS failed_at,
+  json_extract(f.exception, '$."exception.type"') AS exception_type,
+  json_extract(f.exception, '$."exception.message"') AS exception_message,
+  json_extract(f.exception, '$."exception.stacktrace"') AS stacktrace,
+  f.status_message,
+  f.duration_ns / 1e6 AS duration_ms,
+  (SELECT k.task_id_text FROM task_records k WHERE k.task_no = f.task_no) AS task_id,
+  (SELECT json_extract(r.attributes, '$."service.instance.id"') FROM resource_records r
+   WHERE r.resource_no = f.resource_no) AS runner,
+  lower(hex(f.trace_id)) AS trace_id,
+  printf('%016x', f.span_id) AS span_id,
+  CASE WHEN f.parent_span_id IS NOT NULL THEN printf('%016x', f.parent_span_id) END AS parent_span_id,
+  f.job_name,
+  f.job_id,
+  f.start_ns + coalesce(f.duration_ns, 0) AS failed_ns,
+  f.start_ns,
+  f.task_no,
+  f.job_no
+FROM (
+  SELECT s.*, t.trace_id, t.job_no, j.name AS job_name, j.job_id_text AS job_id,
+    (SELECT e.attributes FROM event_records e
+     WHERE e.trace_no = s.trace_no AND e.span_id = s.span_id AND e.name = 'exception'
+       AND e.time_ns BETWEEN s.start_ns AND s.start_ns + coalesce(s.duration_ns, 0)
+     ORDER BY e.time_ns DESC, e.event_no DESC LIMIT 1) AS exception
+  FROM trace_records t
+  LEFT JOIN job_records j ON j.job_no = t.job_no
+  CROSS JOIN span_records s ON s.trace_no = t.trace_no AND s.status_code = 2) f;
+
+-- Where the time went, by three measures (basis): 'self_time' of spans by name, 'critical_path' (run time of tasks on it,
+-- and what was spent there otherwise: '(queue wait)' and '(delay)') and 'queue_wait' of tasks. rank counts from 1 within a
+-- job and basis; share is of the job's self time, of the critical path, of all waits.
+CREATE VIEW bottlenecks AS
+SELECT
+  json_extract(r.value, '$[0]') AS basis,
+  json_extract(r.value, '$[1]') AS rank,
+  json_extract(r.value, '$[2]') AS name,
+  json_extract(r.value, '$[3]') AS count,
+  json_extract(r.value, '$[4]') AS duration_ms,
+  json_extract(r.value, '$[5]') AS share,
+  j.name AS job_name,
+  j.job_id_text AS job_id,
+  lower(hex(t.trace_id)) AS trace_id,
+  t.job_no,
+  t.trace_no
+FROM trace_records t
+LEFT JOIN job_records j ON j.job_no = t.job_no
+CROSS JOIN json_each((
+  WITH
+  spent(basis, name, count, duration_ms, whole_ms) AS (
+    SELECT 'self_time', name, count, self_ms, self_ms / share FROM span_durations WHERE trace_no = t.trace_no
+    UNION ALL
+    SELECT 'critical_path', name, sum(steps), sum(spent_ms), sum(sum(spent_ms)) OVER ()
+    FROM (
+      SELECT name, 1 AS steps, run_ms AS spent_ms FROM critical_path WHERE job_no = t.job_no
+      UNION ALL
+      SELECT '(queue wait)', queue_wait_ms > 0, queue_wait_ms FROM critical_path WHERE job_no = t.job_no
+      UNION ALL
+      SELECT '(delay)', delay_ms > 0, delay_ms FROM critical_path WHERE job_no = t.job_no)
+    GROUP BY name
+    UNION ALL
+    SELECT 'queue_wait', name || ' ' || version, attempts, wait_ms, sum(wait_ms) OVER ()
+    FROM queue_waits WHERE job_no = t.job_no)
+  SELECT json_group_array(json_array(basis, rank, name, count, duration_ms, duration_ms / whole_ms))
+  FROM (SELECT *, rank() OVER (PARTITION BY basis ORDER BY duration_ms DESC) AS rank FROM spent WHERE duration_ms > 0)
+)) r
+WHERE t.trace_no <> 0;

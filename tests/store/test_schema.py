@@ -75,6 +75,23 @@ VIEWS = {
     "queue_wait_ms attempts retries crashes max_retries optional job_name job_id parent_id runner_no task_no job_no",
     "writers": "host pid opened_at last_seen_at ended_at has_crashed queued written dropped quarantined redacted "
     "transactions failed_transactions lock_waits lock_wait_ms max_lag_ms writer_no",
+    "attempts": "task_id name version attempt outcome runner ready_at started_at stopped_at queue_wait_ms duration_ms "
+    "job_name job_id ready_ns started_ns stopped_ns identifier_no runner_no task_no job_no",
+    "span_durations": "name count open failed total_ms self_ms mean_ms p50_ms p95_ms p99_ms max_ms share job_name job_id "
+    "trace_id job_no trace_no",
+    "task_durations": "name version count open failed total_ms mean_ms p50_ms p95_ms p99_ms max_ms share job_name job_id "
+    "job_no",
+    "queue_waits": "name version attempts wait_ms mean_wait_ms p50_wait_ms p95_wait_ms max_wait_ms run_ms wait_share "
+    "retries retry_cost_ms lost lost_cost_ms released released_cost_ms job_name job_id job_no",
+    "critical_path": "step task_id name attempt outcome runner delay_ms queue_wait_ms run_ms share started_at stopped_at "
+    "job_name job_id started_ns stopped_ns ready_ns runner_no task_no job_no",
+    "concurrency": "time running queued duration_ms job_name job_id time_ns job_no",
+    "runner_use": "runner attempts failed busy_ms idle_ms utilization longest_idle_ms job_name job_id runner_no job_no",
+    "stragglers": "task_id name attempt runner duration_ms median_ms fence_ms started_at job_name job_id started_ns "
+    "job_no",
+    "failures": "kind name failed_at exception_type exception_message stacktrace status_message duration_ms task_id "
+    "runner trace_id span_id parent_span_id job_name job_id failed_ns start_ns task_no job_no",
+    "bottlenecks": "basis rank name count duration_ms share job_name job_id trace_id job_no trace_no",
 }
 
 

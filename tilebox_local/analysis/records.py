@@ -1,9 +1,9 @@
 """What analyses return: typed records, and lists of them that become DataFrames.
 
-Fields of records are integers of nanoseconds where they end in `_duration_ns` (a length of time) or `_ns` (an instant,
+Fields of records are integers of nanoseconds where they end in `duration_ns` (a length of time) or `_ns` (an instant,
 UTC). Wherever people read them, the same rule turns them into other forms: `self_duration_ns` is the column `self_ms`
 (a float) in SQL views and JSON, and `self` (timedelta64) in pandas; `started_at_ns` is `started_at`, text in RFC 3339
-with nanoseconds in SQL and JSON, datetime64 in pandas.
+with nanoseconds in SQL and JSON, datetime64 in pandas. `duration_ns` is `duration_ms`, and `duration` in pandas.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from tilebox_local.clock import ns_to_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
-__all__ = ["Record", "Records"]
+__all__ = ["Record", "Records", "from_view"]
 
 RecordT = TypeVar("RecordT", bound="Record")
 
 _LENGTH, _INSTANT = "_duration_ns", "_ns"
+_BARE_LENGTH = "duration_ns"
 
 
 class Record:
@@ -61,9 +64,9 @@ class Records(list[RecordT], Generic[RecordT]):
         for field in fields(self._kind):
             values = [getattr(record, field.name) for record in self]
             name = field.name
-            if name.endswith(_LENGTH):
+            if name.endswith(_BARE_LENGTH):
                 lengths = pd.Series(pd.array(values, dtype="Int64")).astype("timedelta64[ns]")
-                columns[name.removesuffix(_LENGTH)] = lengths
+                columns["duration" if name == _BARE_LENGTH else name.removesuffix(_LENGTH)] = lengths
             elif name.endswith(_INSTANT):
                 instants = pd.Series(pd.array(values, dtype="Int64")).astype("datetime64[ns]")
                 columns[name.removesuffix(_INSTANT)] = instants.dt.tz_localize("UTC")
@@ -83,7 +86,21 @@ def _dtype(annotation: str) -> str | None:
     return "str" if annotation in ("str", "str | None") else "object"
 
 
+def from_view(kind: type[RecordT], row: Sequence[Any]) -> RecordT:
+    """A record of a row of a view: the values of its fields in order, where lengths of time are in ms.
+
+    The rounding is exact: a float has 53 bits, which are 104 days in ns.
+    """
+    values = (
+        round(value * 1e6) if value is not None and field.name.endswith(_BARE_LENGTH) else value
+        for field, value in zip(fields(kind), row, strict=True)
+    )
+    return kind(*values)
+
+
 def _shown_name(name: str) -> str:
+    if name == _BARE_LENGTH:
+        return "duration_ms"
     if name.endswith(_LENGTH):
         return name.removesuffix(_LENGTH) + "_ms"
     return name.removesuffix(_INSTANT)
@@ -92,7 +109,7 @@ def _shown_name(name: str) -> str:
 def _shown_value(name: str, value: Any) -> Any:
     if value is None:
         return None
-    if name.endswith(_LENGTH):
+    if name.endswith(_BARE_LENGTH):
         return value / 1e6
     if name.endswith(_INSTANT):
         return ns_to_text(value)

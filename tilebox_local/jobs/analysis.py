@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tilebox_local.analysis.bottlenecks import find_bottlenecks
+from tilebox_local.analysis.concurrency import find_concurrency
+from tilebox_local.analysis.critical_path import find_critical_path
+from tilebox_local.analysis.durations import find_durations
+from tilebox_local.analysis.failures import find_error_rates, find_failures
+from tilebox_local.analysis.queue_waits import find_queue_waits
+from tilebox_local.jobs.arguments import to_uuid
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tilebox_local.analysis.bottlenecks import Basis, Bottleneck
+    from tilebox_local.analysis.concurrency import Concurrency
+    from tilebox_local.analysis.critical_path import CriticalPath
+    from tilebox_local.analysis.durations import DurationStats
+    from tilebox_local.analysis.failures import ErrorRate, Failures
+    from tilebox_local.analysis.queue_waits import QueueWait
+    from tilebox_local.analysis.records import Records
+    from tilebox_local.jobs.arguments import JobIDLike
     from tilebox_local.storage.store import Store
 
 __all__ = ["JobAnalysis"]
@@ -14,6 +30,9 @@ __all__ = ["JobAnalysis"]
 
 class JobAnalysis:
     """Analysis of jobs; part of JobClient. Sees what was recorded before the call. Thread-safe.
+
+    Every method takes a Job, its id or the text of one, and raises NotFoundError if there is no such job, and
+    ArgumentError (a ValueError) for what is no id. The results are lists of records with `to_pandas()`.
 
     Args:
         open_store: Gives the store, or raises StoreClosedError once the client is closed.
@@ -25,3 +44,64 @@ class JobAnalysis:
     @property
     def _store(self) -> Store:
         return self._open_store()
+
+    @property
+    def _current(self) -> Store:
+        """The store, with everything committed that was recorded so far."""
+        store = self._store
+        store.flush()
+        return store
+
+    def durations(self, job_id: JobIDLike) -> Records[DurationStats]:
+        """How long the spans of each name and the attempts of each task took: count, total, self time, percentiles.
+
+        Spans come first, then tasks, each descending by self time, the time in which no child was open. Open spans are
+        counted, but have no duration yet; each attempt of a task counts on its own.
+        """
+        return find_durations(self._current, to_uuid(job_id, "job"))
+
+    def bottlenecks(self, job_id: JobIDLike, by: Basis = "self_time") -> Records[Bottleneck]:
+        """What the time of a job was spent on, most first, each with the reason in words.
+
+        Args:
+            job_id: The job.
+            by: "self_time" of spans by name, "critical_path" (run time of tasks on it) or "queue_wait" of tasks.
+        """
+        return find_bottlenecks(self._current, to_uuid(job_id, "job"), by=by)
+
+    def critical_path(self, job_id: JobIDLike) -> CriticalPath:
+        """The chain of attempts, waits and delays that decided when the job ended, in the order of time.
+
+        `savings` of the result tells how much earlier it would have ended if a task on the path had taken no time.
+        """
+        return find_critical_path(self._current, to_uuid(job_id, "job"))
+
+    def concurrency(self, job_id: JobIDLike, *, slots: int = 60) -> Concurrency:
+        """How many tasks ran and waited and how many spans were open, over time; how busy each runner was; stragglers.
+
+        Args:
+            job_id: The job.
+            slots: Into how many parts of equal length the time from submission to the last sign of the job is divided,
+                1 to 10,000.
+        """
+        return find_concurrency(self._current, to_uuid(job_id, "job"), slots=slots)
+
+    def queue_waits(self, job_id: JobIDLike) -> Records[QueueWait]:
+        """How long tasks waited for a runner, against how long they ran, and what failed and lost attempts cost.
+
+        Descending by the time in the queue.
+        """
+        return find_queue_waits(self._current, to_uuid(job_id, "job"))
+
+    def failures(self, job_id: JobIDLike) -> Failures:
+        """What failed in a job, the first failure first: exception, attempt, and what did not run because of it."""
+        return find_failures(self._current, to_uuid(job_id, "job"))
+
+    def error_rates(self, job_id: JobIDLike, *, slots: int = 20) -> Records[ErrorRate]:
+        """Which part of the spans failed, by name and time, for names of which any did.
+
+        Args:
+            job_id: The job.
+            slots: Into how many parts of equal length the time in which spans ended is divided, 1 to 10,000.
+        """
+        return find_error_rates(self._current, to_uuid(job_id, "job"), slots=slots)

@@ -1,0 +1,106 @@
+"""How long spans and tasks take: `client.jobs().durations(job)`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from tilebox_local.analysis.cache import remembered
+from tilebox_local.analysis.records import Record, Records, from_view
+from tilebox_local.analysis.subject import find_subject
+from tilebox_local.catalog import run
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    import apsw
+
+    from tilebox_local.analysis.subject import Subject
+    from tilebox_local.storage.store import Store
+
+__all__ = ["DurationStats", "SpanTotals", "find_durations", "span_totals"]
+
+_Percentiles = tuple[int | None, int | None, int | None]
+_NO_PERCENTILES: _Percentiles = (None, None, None)
+
+
+@dataclass(frozen=True)
+class DurationStats(Record):
+    """How long the spans of one name, or the attempts of one task, took. Lengths are None if none has ended."""
+
+    kind: str  #: "span" or "task"
+    name: str
+    version: str | None  #: of the task, "v1.0"; None for spans
+    count: int  #: those that have ended
+    open: int  #: those that have not; they count nowhere else
+    failed: int  #: with an error; of tasks, lost attempts too
+    total_duration_ns: int
+    self_duration_ns: int  #: total without the time in which at least one child was open; of tasks, the total
+    mean_duration_ns: int | None
+    p50_duration_ns: int | None  #: nearest rank: half of them took at most this long
+    p95_duration_ns: int | None
+    p99_duration_ns: int | None
+    max_duration_ns: int | None
+    share: (
+        float | None
+    )  #: self time in the self time of all spans, or run time in that of all attempts; None: that is 0
+
+
+class SpanTotals(NamedTuple):
+    """Spans of one name in a trace; lengths of time in ns."""
+
+    span_count: int
+    ended_count: int
+    failed_count: int
+    total_ns: int
+    self_ns: int
+    max_ns: int | None
+
+
+def span_totals(connection: apsw.Connection, trace_no: int) -> dict[str, SpanTotals]:
+    """Counts, durations and self time of the spans of a trace, by name."""
+    covered: dict[str, int] = {}
+    for name, covered_ns in run(connection, "span_covers", {"trace_no": trace_no}):
+        covered[name] = covered.get(name, 0) + covered_ns
+    return {
+        name: SpanTotals(spans, ended, failed, total_ns, total_ns - covered.get(name, 0), max_ns)
+        for name, spans, ended, failed, total_ns, max_ns in run(connection, "span_counts", {"trace_no": trace_no})
+    }
+
+
+def find_durations(store: Store, job_id: UUID) -> Records[DurationStats]:
+    """Spans by name, then tasks, each descending by self time. Raises NotFoundError."""
+    with store.snapshot() as connection:
+        subject = find_subject(connection, job_id)
+        found = remembered(store, connection, subject, "durations", lambda: _durations(connection, subject))
+    return Records(DurationStats, found)
+
+
+def _durations(connection: apsw.Connection, subject: Subject) -> list[DurationStats]:
+    totals = span_totals(connection, subject.trace_no)
+    percentiles: dict[str, _Percentiles] = {
+        name: (p50, p95, p99)
+        for name, p50, p95, p99 in run(connection, "span_percentiles", {"trace_no": subject.trace_no})
+    }
+    tasks = run(connection, "task_durations", {"job_no": subject.job_no})
+    whole_ns = sum(one.self_ns for one in totals.values())
+    spans = [
+        DurationStats(
+            "span",
+            name,
+            None,
+            one.ended_count,
+            one.span_count - one.ended_count,
+            one.failed_count,
+            one.total_ns,
+            one.self_ns,
+            round(one.total_ns / one.ended_count) if one.ended_count else None,
+            *percentiles.get(name, _NO_PERCENTILES),
+            one.max_ns,
+            one.self_ns / whole_ns if whole_ns else None,
+        )
+        for name, one in totals.items()
+    ]
+    found = [*spans, *(from_view(DurationStats, row) for row in tasks)]
+    found.sort(key=lambda one: (one.kind, -one.self_duration_ns, one.name, one.version or ""))
+    return found
