@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 QUEUED, RUNNING, COMPUTED, FAILED, SKIPPED, FAILED_OPTIONAL = range(1, 7)
 STATES = (QUEUED, RUNNING, COMPUTED, FAILED, SKIPPED, FAILED_OPTIONAL)
 DONE = (COMPUTED, SKIPPED, FAILED_OPTIONAL)
+OUTCOMES = {COMPUTED: "COMPUTED", FAILED: "FAILED", SKIPPED: "SKIPPED", FAILED_OPTIONAL: "FAILED_OPTIONAL"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,15 @@ class ModelTask:
     started_ns: int = 0
     children: list = field(default_factory=list)
     progress: dict = field(default_factory=dict)
+    was_claimable: bool = False
+    ready_ns: int | None = None  # when it last became claimable
+    released_by: "ModelTask | None" = None  # whose end settled its last dependency
+    ended: list = field(default_factory=list)  # attempts: (number, outcome, ready_ns, started_ns, stopped_ns)
+
+    def attempts(self):
+        """All attempts so far; the last one may still run."""
+        running = [(self.attempt, "RUNNING", self.ready_ns, self.started_ns, None)] if self.state == RUNNING else []
+        return self.ended + running
 
     def branch(self):
         """The innermost optional ancestor, not the task itself."""
@@ -154,51 +164,73 @@ class Model:
 
     def claim(self, task, now_ns):
         task.state, task.attempt, task.started_ns = RUNNING, task.attempt + 1, now_ns
+        task.was_claimable = False
         if task.job.started_ns is None:
             task.job.started_ns = now_ns
 
-    def _end(self, task, state, now_ns):
+    def note(self, now_ns):
+        """Take down what has become claimable."""
+        for task in self.tasks:
+            if task.is_claimable() and not task.was_claimable:
+                task.ready_ns = now_ns
+            task.was_claimable = task.is_claimable()
+
+    def _end(self, task, state, now_ns, outcome=None):
+        waiting = [other for other in task.job.tasks if not other.has_settled_dependencies()]
+        task.ended.append((task.attempt, outcome or OUTCOMES[state], task.ready_ns, task.started_ns, now_ns))
         task.state, task.job.stopped_ns = state, now_ns
         task.job.compute_ns += now_ns - task.started_ns
+        return waiting
+
+    def _release(self, task, waiting):
+        """`task` has ended: it has released those of the waiting tasks that have nothing left to wait for."""
+        for other in waiting:
+            if other.state == QUEUED and other.has_settled_dependencies():
+                other.released_by = task
 
     def compute(self, task, groups, progress, now_ns):
-        self._end(task, COMPUTED, now_ns)
+        waiting = self._end(task, COMPUTED, now_ns)
         task.progress = progress
         self._insert(task.job, task, groups)
+        self._release(task, waiting)
 
     def fail(self, task, was_workflow_error, progress, now_ns):
         task.progress = task.progress if progress is None else progress
         if not was_workflow_error:
-            self._requeue(task, now_ns)
+            self._requeue(task, now_ns, "RELEASED")
         elif task.retries_left:
-            if self._requeue(task, now_ns):
+            if self._requeue(task, now_ns, "FAILED"):
                 task.retries, task.retries_left = task.retries + 1, task.retries_left - 1
         else:
             self._fail_for_good(task, now_ns)
 
     def lose(self, task, now_ns):
         if task.crashes < self.max_crashes:
-            self._requeue(task, now_ns)
+            self._requeue(task, now_ns, "LOST")
             task.crashes += 1
         else:
             self._fail_for_good(task, now_ns)
 
-    def _requeue(self, task, now_ns):
+    def _requeue(self, task, now_ns, outcome):
         """Whether it is queued: in a failed branch nothing is."""
         is_queued = not task.is_in_failed_branch()
-        self._end(task, QUEUED if is_queued else SKIPPED, now_ns)
+        if is_queued:
+            self._end(task, QUEUED, now_ns, outcome)
+        else:
+            self._release(task, self._end(task, SKIPPED, now_ns))
         return is_queued
 
     def _fail_for_good(self, task, now_ns):
         branch = task.branch()
         if task.spec.optional:
-            self._end(task, FAILED_OPTIONAL, now_ns)
+            self._release(task, self._end(task, FAILED_OPTIONAL, now_ns))
         elif branch is not None:
-            self._end(task, FAILED_OPTIONAL, now_ns)
+            waiting = self._end(task, FAILED_OPTIONAL, now_ns)
             branch.branch_failed = True
             for other in task.job.tasks:
                 if other.state == QUEUED and other.branch() is branch:
                     other.state = SKIPPED
+            self._release(task, waiting)
         else:
             self._end(task, FAILED, now_ns)
             task.job.canceled = True

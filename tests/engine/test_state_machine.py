@@ -341,6 +341,7 @@ class EngineMachine(RuleBasedStateMachine):
         assert number(expected) == (None if claimed is None else claimed.task_no)
         if expected is not None:
             assert not expected.job.canceled
+            self.model.note(self.now_ns)
             self.model.claim(expected, self.now_ns)
             assert claimed.attempt == expected.attempt
         return expected
@@ -354,7 +355,7 @@ class EngineMachine(RuleBasedStateMachine):
         with self.store.snapshot() as connection:
             return {
                 table: connection.execute(f"SELECT * FROM {table}").fetchall()
-                for table in ("job_records", "task_records", "group_records", "progress_records")
+                for table in ("job_records", "task_records", "attempt_records", "group_records", "progress_records")
             }
 
     # -- what must hold -----------------------------------------------------------------------------------------------
@@ -384,6 +385,19 @@ class EngineMachine(RuleBasedStateMachine):
             )
             for task in self.model.tasks
         ]
+
+    @invariant()
+    def attempts_agree(self):
+        """Every attempt is there once, with its outcome and its times; each released task names what released it."""
+        self.model.note(self.now_ns)
+        with self.store.read() as connection:
+            found = connection.execute(
+                "SELECT task_no, attempt, outcome, ready_ns, started_ns, stopped_ns FROM attempts"
+                " ORDER BY task_no, attempt"
+            ).fetchall()
+            released = connection.execute("SELECT released_by_no FROM task_records ORDER BY task_no").fetchall()
+        assert found == [(task.no, *attempt) for task in self.model.tasks for attempt in task.attempts()]
+        assert released == [(number(task.released_by),) for task in self.model.tasks]
 
     @invariant()
     def groups_agree(self):

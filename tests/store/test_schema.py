@@ -77,13 +77,16 @@ VIEWS = {
     "transactions failed_transactions lock_waits lock_wait_ms max_lag_ms writer_no",
     "attempts": "task_id name version attempt outcome runner ready_at started_at stopped_at queue_wait_ms duration_ms "
     "job_name job_id ready_ns started_ns stopped_ns identifier_no runner_no task_no job_no",
-    "span_durations": "name count open failed total_ms self_ms mean_ms p50_ms p95_ms p99_ms max_ms share job_name job_id "
+    "span_durations": "name count open failed total_ms self_ms mean_ms p50_ms p95_ms p99_ms max_ms share "
+    "job_name job_id "
     "trace_id job_no trace_no",
-    "task_durations": "name version count open failed total_ms mean_ms p50_ms p95_ms p99_ms max_ms share job_name job_id "
+    "task_durations": "name version count open failed total_ms mean_ms p50_ms p95_ms p99_ms max_ms share "
+    "job_name job_id "
     "job_no",
     "queue_waits": "name version attempts wait_ms mean_wait_ms p50_wait_ms p95_wait_ms max_wait_ms run_ms wait_share "
     "retries retry_cost_ms lost lost_cost_ms released released_cost_ms job_name job_id job_no",
-    "critical_path": "step task_id name attempt outcome runner delay_ms queue_wait_ms run_ms share started_at stopped_at "
+    "critical_path": "step task_id name attempt outcome runner delay_ms queue_wait_ms run_ms share "
+    "started_at stopped_at "
     "job_name job_id started_ns stopped_ns ready_ns runner_no task_no job_no",
     "concurrency": "time running queued duration_ms job_name job_id time_ns job_no",
     "runner_use": "runner attempts failed busy_ms idle_ms utilization longest_idle_ms job_name job_id runner_no job_no",
@@ -340,12 +343,22 @@ client.close()
     assert {name: [list(row) for row in found] for name, found in rows.items()} == {
         name: [columns.split()] * count
         for name, count, columns in [
+            ("attempts", 1, VIEWS["attempts"]),
+            ("bottlenecks", 6, VIEWS["bottlenecks"]),
+            ("concurrency", 3, VIEWS["concurrency"]),
+            ("critical_path", 1, VIEWS["critical_path"]),
             ("events", 2, VIEWS["events"]),
+            ("failures", 0, VIEWS["failures"]),
             ("incidents", 0, VIEWS["incidents"]),
             ("jobs", 1, VIEWS["jobs"]),
             ("logs", 1, VIEWS["logs"]),
+            ("queue_waits", 1, VIEWS["queue_waits"]),
+            ("runner_use", 1, VIEWS["runner_use"]),
             ("runners", 1, VIEWS["runners"]),
+            ("span_durations", 3, VIEWS["span_durations"]),
             ("spans", 3, VIEWS["spans"]),
+            ("stragglers", 0, VIEWS["stragglers"]),
+            ("task_durations", 1, VIEWS["task_durations"]),
             ("tasks", 1, VIEWS["tasks"]),
             ("writers", 1, VIEWS["writers"]),
         ]

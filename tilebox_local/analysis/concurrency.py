@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tilebox_local import clock
 from tilebox_local.analysis.records import Record, Records, from_view
 from tilebox_local.analysis.subject import find_subject
 from tilebox_local.catalog import run, value
@@ -97,7 +98,7 @@ class Concurrency(Records[ConcurrencySlot]):
 
 
 def find_concurrency(store: Store, job_id: UUID, *, slots: int) -> Concurrency:
-    """The time from the submission of a job to its last sign, in at most `slots` parts of equal length.
+    """The time from the submission of a job to its last stop (now, if it goes on), in at most `slots` equal parts.
 
     Raises NotFoundError, and ArgumentError unless `slots` is between 1 and 10,000.
     """
@@ -107,6 +108,8 @@ def find_concurrency(store: Store, job_id: UUID, *, slots: int) -> Concurrency:
         subject = find_subject(connection, job_id)
         from_ns = subject.submitted_ns
         until_ns = max(from_ns, value(connection, "end_of_job", (subject.job_no,)) or 0)
+        if not subject.is_finished:
+            until_ns = max(until_ns, clock.wall_ns())
         width_ns = max(1, -(-(until_ns - from_ns) // slots))
         bounds = {"from_ns": from_ns, "until_ns": until_ns, "width_ns": width_ns}
         numbers = {"job_no": subject.job_no, "trace_no": subject.trace_no}

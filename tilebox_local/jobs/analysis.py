@@ -81,8 +81,8 @@ class JobAnalysis:
 
         Args:
             job_id: The job.
-            slots: Into how many parts of equal length the time from submission to the last sign of the job is divided,
-                1 to 10,000.
+            slots: Into how many parts of equal length the time from submission to the job's last stop is divided (to
+                now, if it goes on), 1 to 10,000.
         """
         return find_concurrency(self._current, to_uuid(job_id, "job"), slots=slots)
 
