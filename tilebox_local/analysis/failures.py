@@ -86,29 +86,37 @@ def find_failures(store: Store, job_id: UUID) -> Failures:
     with store.snapshot() as connection:
         subject = find_subject(connection, job_id)
         rows = run(connection, "failed_spans", {"trace_no": subject.trace_no})
+        exceptions = {  # the last one of each span
+            span_id: tuple(map(_text, texts))
+            for span_id, *texts in run(connection, "exceptions_of_trace", (subject.trace_no,))
+        }
         numbers = {"job_no": subject.job_no, "trace_no": subject.trace_no}
         bare = run(connection, "failed_tasks_without_span", numbers)
         skipped: dict[int, int] = dict(run(connection, "skipped_in_branches", (subject.job_no,)))
-    failed_parents = {row[12] for row in rows}
-    failures = [_of_span(row, failed_parents, skipped) for row in rows]
+    failed_parents = {row[9] for row in rows}
+    failures = [_of_span(row, exceptions, failed_parents, skipped) for row in rows]
     failures += [_of_task(row, skipped) for row in bare]
     failures.sort(key=lambda failure: failure.failed_at_ns)  # stable: rows keep their order within an instant
     return Failures(_with_withheld(failures, subject))
 
 
-def _of_span(row: tuple[Any, ...], failed_parents: set[int | None], skipped: dict[int, int]) -> Failure:
-    (name, is_task, task_id, attempt, failed_ns, duration_ns, kind, message, stacktrace, status_message, runner) = row[
-        :11
-    ]
-    span_id, parent_span_id, task_no, state, last_attempt = row[11:]
+def _of_span(
+    row: tuple[Any, ...],
+    exceptions: dict[int, tuple[str | None, ...]],
+    failed_parents: set[int | None],
+    skipped: dict[int, int],
+) -> Failure:
+    name, is_task, task_id, attempt, failed_ns, duration_ns, status_message, runner, span_id = row[:9]
+    parent_span_id, task_no, state, last_attempt = row[9:]
+    exception_type, exception_message, stacktrace = exceptions.get(span_id, (None, None, None))
     is_final = bool(is_task) and state in _FAILED and attempt == last_attempt
     return Failure(
         kind="task" if is_task else "span",
         name=name,
         failed_at_ns=failed_ns,
-        exception_type=_text(kind),
-        exception_message=_text(message),
-        stacktrace=_text(stacktrace),
+        exception_type=exception_type,
+        exception_message=exception_message,
+        stacktrace=stacktrace,
         status_message=status_message,
         duration_ns=duration_ns,
         task_id=task_id,

@@ -1,25 +1,27 @@
 -- What failed, and how often. By the trace (the key of span_records) and by the job.
 
 -- name: failed_spans
--- Failed spans with the last exception that was recorded in each, and the attempt of their task, by time.
+-- Failed spans, and the attempt of their task, by time.
 SELECT s.name,
        s.task_no IS NOT NULL AND s.name GLOB 'task/*' AND json_type(s.attributes, '$."identifier.name"') = 'text',
        t.task_id_text,
        (SELECT max(a.attempt) FROM attempts a
         WHERE a.job_no = t.job_no AND a.task_no = s.task_no AND a.started_ns <= s.start_ns),
-       s.start_ns + coalesce(s.duration_ns, 0) AS failed_ns, s.duration_ns,
-       json_extract(e.attributes, '$."exception.type"'), json_extract(e.attributes, '$."exception.message"'),
-       json_extract(e.attributes, '$."exception.stacktrace"'), s.status_message,
+       s.start_ns + coalesce(s.duration_ns, 0) AS failed_ns, s.duration_ns, s.status_message,
        (SELECT json_extract(r.attributes, '$."service.instance.id"') FROM resource_records r
         WHERE r.resource_no = s.resource_no),
        s.span_id, s.parent_span_id, s.task_no, t.state, t.attempt
 FROM span_records s
 LEFT JOIN task_records t ON t.task_no = s.task_no
-LEFT JOIN (
-  SELECT span_id, attributes, row_number() OVER (PARTITION BY span_id ORDER BY time_ns DESC, event_no DESC) AS newest
-  FROM event_records WHERE trace_no = :trace_no AND name = 'exception') e ON e.span_id = s.span_id AND e.newest = 1
 WHERE s.trace_no = :trace_no AND s.status_code = 2
 ORDER BY failed_ns, s.start_ns DESC, s.span_id
+
+-- name: exceptions_of_trace
+-- Exceptions that were recorded in spans, by time.
+SELECT span_id, json_extract(attributes, '$."exception.type"'), json_extract(attributes, '$."exception.message"'),
+       json_extract(attributes, '$."exception.stacktrace"')
+FROM event_records WHERE trace_no = ? AND name = 'exception'
+ORDER BY time_ns, span_id, event_no
 
 -- name: skipped_in_branches
 -- Tasks of a job that were skipped, by the failed task of their optional branch.
