@@ -34,6 +34,7 @@ NAMES = (
     "latency",
     "contention",
     "growth",
+    "analysis",
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
