@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from tilebox_local.analysis import trends as trends_analysis
+from tilebox_local.clock import datetime_to_ns
+from tilebox_local.engine.jobs import validate_job_name
+from tilebox_local.errors import ArgumentError
+from tilebox_local.intervals import TimeInterval
+from tilebox_local.jobs.arguments import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tilebox_local.analysis.records import Records
+    from tilebox_local.analysis.trends import JobTrend, StepTrend
+    from tilebox_local.intervals import DatetimeScalar
     from tilebox_local.storage.store import Store
 
 __all__ = ["JobAnalysis"]
@@ -25,3 +35,72 @@ class JobAnalysis:
     @property
     def _store(self) -> Store:
         return self._open_store()
+
+    # -- trends --------------------------------------------------------------------------------------------------------
+
+    def trends(
+        self,
+        name: str,
+        *,
+        since: DatetimeScalar | None = None,
+        until: DatetimeScalar | None = None,
+        limit: int = 100,
+    ) -> Records[JobTrend]:
+        """The jobs of a name over time, each judged against the completed jobs before it. Does not read spans.
+
+        Args:
+            name: The name, exactly.
+            since: Only jobs that were submitted then or later.
+            until: Only jobs that were submitted earlier.
+            limit: At most so many, the newest ones.
+
+        Returns:
+            Oldest first; none if the interval holds none. What each is judged against does not depend on the interval.
+
+        Raises:
+            NotFoundError: no job has this name.
+            ArgumentError (a ValueError): an instant that cannot be understood, `until` before `since`, a limit below 1.
+            TypeError: a name that is no text.
+        """
+        arguments = _series_of_jobs(name, since, until, limit)
+        self._store.flush()
+        return trends_analysis.read_trends(self._store, *arguments)
+
+    def step_trends(
+        self,
+        name: str,
+        *,
+        since: DatetimeScalar | None = None,
+        until: DatetimeScalar | None = None,
+        limit: int = 100,
+    ) -> Records[StepTrend]:
+        """The same for each step, which says which step made the jobs of a name slower or faster.
+
+        A step is the tasks of one name. Arguments and errors are those of `trends`. Returns a record per step and job
+        that ran it: by name of the step, then oldest job first.
+        """
+        arguments = _series_of_jobs(name, since, until, limit)
+        self._store.flush()
+        return trends_analysis.read_step_trends(self._store, *arguments)
+
+
+_FIRST_NS, _LAST_NS = -(1 << 63), (1 << 63) - 1
+
+
+def _series_of_jobs(name: Any, since: Any, until: Any, limit: Any) -> tuple[str, int, int, int]:
+    """(name, first and last ns of submission, limit), checked."""
+    validate_job_name(name)
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _LAST_NS:
+        raise ArgumentError(f"The limit is a number of jobs from 1 on, not {shown(limit)}.")
+    first_ns = _FIRST_NS if since is None else _instant_ns("since", since)
+    last_ns = _LAST_NS if until is None else _instant_ns("until", until) - 1
+    if since is not None and until is not None and last_ns + 1 < first_ns:
+        raise ArgumentError(f"until ({shown(until)}) is before since ({shown(since)}).")
+    return name, first_ns, last_ns, limit
+
+
+def _instant_ns(argument: str, instant: Any) -> int:
+    interval = TimeInterval.parse(instant)
+    if interval.start != interval.end:
+        raise ArgumentError(f"{argument} is one instant, not {shown(instant)}.")
+    return datetime_to_ns(interval.start)
