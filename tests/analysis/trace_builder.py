@@ -276,7 +276,7 @@ class JobBuilder:
                         ),
                     ).fetchall()
 
-        self.store.transact(write)
+        self._builder.store.transact(write)
         return ids
 
     def log(

@@ -13,7 +13,7 @@ def duration_in_words(ns: int) -> str:
         return "0 s"
     size = abs(ns)
     for unit, name in _UNITS:
-        if size >= (2 * unit if name in ("h", "min") else unit):
+        if size * 1.0005 >= (2 * unit if name in ("h", "min") else unit):  # 999.9 ms would be shown as 1000 ms
             return f"{_three_digits(ns / unit)} {name}"
     return f"{ns} ns"
 

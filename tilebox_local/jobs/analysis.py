@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tilebox_local.analysis import compare as compare_analysis
 from tilebox_local.analysis import trends as trends_analysis
 from tilebox_local.clock import datetime_to_ns
 from tilebox_local.engine.jobs import validate_job_name
 from tilebox_local.errors import ArgumentError
 from tilebox_local.intervals import TimeInterval
-from tilebox_local.jobs.arguments import shown
+from tilebox_local.jobs.arguments import JobIDLike, shown, to_uuid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tilebox_local.analysis.compare import JobComparison
     from tilebox_local.analysis.records import Records
     from tilebox_local.analysis.trends import JobTrend, StepTrend
     from tilebox_local.intervals import DatetimeScalar
@@ -82,6 +84,28 @@ class JobAnalysis:
         arguments = _series_of_jobs(name, since, until, limit)
         self._store.flush()
         return trends_analysis.read_step_trends(self._store, *arguments)
+
+    # -- comparison ----------------------------------------------------------------------------------------------------
+
+    def compare(self, job_a: JobIDLike, job_b: JobIDLike) -> JobComparison:
+        """What changed from one job to another: of the jobs as a whole, and by structural path of their spans.
+
+        A structural path is the names of the spans from the root down. Works for jobs of different names, and for jobs
+        that still run, whose open spans have no duration yet.
+
+        Args:
+            job_a: The job to compare with, such as yesterday's.
+            job_b: The job in question. Differences are b minus a.
+
+        Returns:
+            Both jobs, and `paths`: added, missing, slower, faster and same ones, the largest difference first.
+
+        Raises:
+            NotFoundError, and ArgumentError (a ValueError) for what is no id.
+        """
+        a_id, b_id = to_uuid(job_a, "job"), to_uuid(job_b, "job")
+        self._store.flush()
+        return compare_analysis.compare_jobs(self._store, a_id, b_id)
 
 
 _FIRST_NS, _LAST_NS = -(1 << 63), (1 << 63) - 1
