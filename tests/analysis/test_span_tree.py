@@ -103,7 +103,7 @@ ROWS = st.builds(
     start=st.integers(0, 12),
     end=st.none() | st.integers(0, 12),
     span_id=st.integers(1, 9),
-    parent=st.integers(0, 11),
+    parent=st.sampled_from([0, 1, 1, 1, 2, 2, *range(3, 12)]),
     task=st.integers(0, 4),
 ).map(lambda r: (*r[:3], max(-1, r[3]), *r[4:]))
 # One row per (start, span_id), the key of span_records, in its order.
@@ -200,12 +200,13 @@ def test_self_time_by_hand() -> None:
         row("parent", 10, 110, 1),
         row("overlaps", 20, 50, 3, parent=1),
         row("overlaps", 30, 40, 4, parent=1),
+        row("is covered", 42, 48, 9, parent=1),
         row("touches", 50, 60, 5, parent=1),
         row("open", 100, None, 6, parent=1),
         row("outside", 200, 300, 7, parent=1),
         row("below", 101, 102, 8, parent=6),
     ]
-    assert self_times(spans) == [12, 100 - 2 - 40 - 10, 30, 10, 10, 0, 100, 1]
+    assert self_times(spans) == [12, 100 - 2 - 40 - 10, 30, 10, 6, 10, 0, 100, 1]
 
 
 def test_huge_times() -> None:
@@ -213,7 +214,8 @@ def test_huge_times() -> None:
     end = (1 << 63) - 1
     spans = [row("a", 0, end, 1), row("b", 1, end, 2, parent=1), row("c", end - 5, None, 3, parent=1)]
     assert self_times(spans) == [1, end - 1, 0]
-    assert make_tree([(end, 1, 0, end, "a", 0, 0)], [], "x", Paths()).self_durations.tolist() == [end]
+    beyond = [(end - 10, 1, 0, 100, "a", 0, 0), (end - 5, 2, 1, 100, "b", 0, 0)]
+    assert self_times(beyond) == [95, 100]
 
 
 def test_nothing() -> None:

@@ -103,6 +103,8 @@ def test_history_are_the_completed_jobs_before(client: Client, build: TraceBuild
         ("SUBMITTED", 1, 1 * S, None, None),
         ("COMPLETED", 1, 1 * S, 6.0, None),
     ]
+    start = ns_to_datetime(T0 + 5 * MINUTE)
+    assert client.jobs().trends("scenes", since=start) == trends[5:]
     assert [t.description for t in trends[1:]] == [
         "not judged, the job is FAILED",
         "not judged, the job is CANCELED",
@@ -137,6 +139,8 @@ def test_interval_and_limit(client: Client, build: TraceBuilder) -> None:
     assert found(since=since, until=until, limit=2) == every[7:9]
     assert found(since=since.isoformat()) == every[3:]
     assert found(until=start) == []
+    assert found(since=datetime.max) == found(until=datetime.min) == []  # noqa: DTZ901
+    assert found(since=datetime.min, until=datetime.max) == every  # noqa: DTZ901
     assert list(jobs.trends("scenes", until=start).to_pandas().columns[:4]) == [
         "job_id",
         "submitted_at",
@@ -369,11 +373,11 @@ def test_noise_in_steps_is_rarely_flagged(client: Client, build: TraceBuilder) -
 
 
 def mixed_jobs(build: TraceBuilder) -> None:
-    """75 jobs of two names, some of them failed, retried, waiting or running."""
+    """150 jobs of two names, some of them failed, retried, waiting or running."""
     rng = random.Random(11)
-    for number in range(75):
+    for number in range(150):
         job = build.job("other" if number % 5 == 2 else "scenes", T0 + (number // 2) * MINUTE)
-        for _ in range(rng.randrange(3)):
+        for _ in range(rng.randrange(8) and 2):
             run = rng.randrange(1, 9) * S
             first = Attempt(rng.randrange(S), S, 2 * S, outcome=FAILED)
             attempts = [Attempt(2 * S, 3 * S, 3 * S + run, outcome=FAILED if rng.random() < 0.1 else COMPUTED)]
@@ -387,11 +391,12 @@ def mixed_jobs(build: TraceBuilder) -> None:
 def test_the_view_agrees(client: Client, build: TraceBuilder) -> None:
     """The view `trends` has the same jobs, values and comparisons as trends(), in the same order within a name."""
     mixed_jobs(build)
-    for name, count in (("scenes", 60), ("other", 15)):
-        trends = client.jobs().trends(name)
+    for name, count in (("scenes", 120), ("other", 30)):
+        trends = client.jobs().trends(name, limit=200)
         frame = client.sql("select * from trends where name = ? order by number", [name])
         assert len(trends) == count
         assert len({t.state for t in trends}) > 2
+        assert max(t.history for t in trends) == (30 if name == "scenes" else 19)
         found = [
             {key: None if value is None or value != value else value for key, value in row.items()}
             for row in frame.astype(object).to_dict("records")

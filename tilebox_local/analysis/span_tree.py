@@ -119,8 +119,8 @@ def _self_durations(start: Ints, duration: Ints, parent: Ints) -> Ints:
     end = start + np.minimum(np.maximum(duration, 0), _MAX_NS - np.maximum(start, 0))
     numbers = np.arange(len(start))
     children = np.flatnonzero((parent >= 0) & (parent != numbers))
-    children = children[~is_open[parent[children]]]
-    # Spans come by start, so the children of each parent stay in that order, clipped or not.
+    # An open span ends where it begins here, which leaves nothing of its children. Spans come by start, so
+    # the children of each parent stay in that order, clipped or not.
     children = children[np.argsort(parent[children], kind="stable")]
     above = parent[children]
     first, last = start[above], end[above]

@@ -120,7 +120,7 @@ def _series_of_jobs(name: Any, since: Any, until: Any, limit: Any) -> tuple[str,
     last_ns = _LAST_NS if until is None else _instant_ns("until", until) - 1
     if since is not None and until is not None and last_ns + 1 < first_ns:
         raise ArgumentError(f"until ({shown(until)}) is before since ({shown(since)}).")
-    return name, first_ns, last_ns, limit
+    return name, max(_FIRST_NS, min(first_ns, _LAST_NS)), max(_FIRST_NS, min(last_ns, _LAST_NS)), limit
 
 
 def _instant_ns(argument: str, instant: Any) -> int:
