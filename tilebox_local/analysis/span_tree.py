@@ -28,29 +28,27 @@ class Paths:
     """Paths as numbers, from 0 on: each is the path above it and one more name. Shared by the trees of a comparison."""
 
     def __init__(self) -> None:
-        self._names: dict[str, int] = {}  # in the order of their numbers
         self._numbers: dict[tuple[int, int], int] = {}
-        self._steps: list[tuple[int, str]] = []
+        self._steps: list[tuple[int, int]] = []
+        self._name_numbers: dict[str, int] = {}
+        self._names: list[str] = []
 
     def __len__(self) -> int:
         return len(self._steps)
 
-    def names(self, names: Sequence[str]) -> list[int]:
+    def name_numbers(self, names: Sequence[str]) -> list[int]:
         """A number for each name, the same for equal ones."""
-        known = self._names
-        return [known.setdefault(name, len(known)) for name in names]
+        known = self._name_numbers
+        numbers = [known.setdefault(name, len(known)) for name in names]
+        self._names = list(known)
+        return numbers
 
-    def all_names(self) -> list[str]:
-        """Every name, at its number."""
-        return list(self._names)
-
-    def below(self, above: int, name: str) -> int:
-        """The path of `name` below the path `above`; -1: a root."""
-        key = (above, self.names([name])[0])
-        number = self._numbers.get(key)
-        if number is None:
-            number = self._numbers[key] = len(self._steps)
-            self._steps.append((above, name))
+    def below(self, above: int, name: int) -> int:
+        """The path of a name (its number) below the path `above`; -1: a root."""
+        key = (above, name)
+        number = self._numbers.setdefault(key, len(self._steps))
+        if number == len(self._steps):
+            self._steps.append(key)
         return number
 
     def text(self, number: int) -> str:
@@ -58,7 +56,7 @@ class Paths:
         names = []
         while number >= 0:
             number, name = self._steps[number]
-            names.append(name)
+            names.append(self._names[name])
         return " > ".join(reversed(names))
 
 
@@ -163,7 +161,8 @@ class _Structure:
         task_nos = np.array([task_no for task_no, _, _ in tasks], dtype=np.int64)
         submitters = np.array([submitter for _, submitter, _ in tasks], dtype=np.int64)
         name = np.array(
-            paths.names([*names, *(f"task/{identifier}" for _, _, identifier in tasks), _JOB, ""]), dtype=np.int64
+            paths.name_numbers([*names, *(f"task/{identifier}" for _, _, identifier in tasks), _JOB, ""]),
+            dtype=np.int64,
         )
         above = np.concatenate((parent, _places(task_nos, submitters), [-1, self._top]))
         is_span = np.arange(len(above)) < spans
@@ -172,7 +171,7 @@ class _Structure:
         above[spans : self._job] = np.where(of_tasks < 0, self._job, of_tasks + spans)
         above[self._job] = self._top
         # The span job/<name> is the job.
-        (root,) = paths.names([f"job/{job_name}"])
+        (root,) = paths.name_numbers([f"job/{job_name}"])
         name[:spans][(parent < 0) & (name[:spans] == root)] = name[self._job]
         # The spans task/<name>, one for each attempt, hang below the task that submitted theirs.
         own = _places(task_nos, task)
@@ -201,12 +200,12 @@ class _Structure:
             last_named = np.where(is_deep, self._above, everything)
             for _ in range(len(depth).bit_length()):
                 last_named = last_named[last_named]
-            more = self._paths.names([_MORE])[0]
+            (more,) = self._paths.name_numbers([_MORE])
             deep = np.flatnonzero(is_deep)
             found[deep] = self._below(found[last_named[deep]], np.full(len(deep), more, dtype=np.int64))
         lost = np.flatnonzero(~is_reached)
         if len(lost):
-            cycle = self._paths.below(-1, _CYCLE)
+            cycle = self._paths.below(-1, *self._paths.name_numbers([_CYCLE]))
             found[lost] = self._below(np.full(len(lost), cycle, dtype=np.int64), self._name[lost])
         return found
 
@@ -230,9 +229,9 @@ class _Structure:
 
         if len(name) == 0:
             return name
-        texts = self._paths.all_names()
-        keys, which = np.unique((above + 1) * len(texts) + name, return_inverse=True)
-        numbers = [self._paths.below(key // len(texts) - 1, texts[key % len(texts)]) for key in keys.tolist()]
+        size = int(name.max()) + 1
+        keys, which = np.unique((above + 1) * size + name, return_inverse=True)
+        numbers = [self._paths.below(key // size - 1, key % size) for key in keys.tolist()]
         return np.array(numbers, dtype=np.int64)[which]
 
 
