@@ -6,7 +6,7 @@
 -- How to read it
 --   People read the views at the end: jobs, tasks, spans, events, logs, runners, writers, incidents, and those that
 --   answer questions: attempts, span_durations, task_durations, bottlenecks, critical_path, queue_waits, concurrency,
---   runner_use, stragglers, failures. They show hex ids, ISO 8601 times in UTC, durations in milliseconds and state names,
+--   runner_use, stragglers, failures, trends. They show hex ids, ISO 8601 times in UTC, durations in milliseconds and state names,
 --   and stay compatible from version to version.
 --   The engine writes the tables named *_records. They are packed: numbers instead of names, signed 64-bit span ids,
 --   16-byte BLOBs for UUIDs and trace ids. They may change between versions.
@@ -194,6 +194,9 @@ CREATE TABLE job_records (
 CREATE UNIQUE INDEX job_records_by_job_id_text ON job_records (job_id_text);
 
 CREATE INDEX job_records_by_submitted ON job_records (submitted_ns);
+
+-- Serves: the jobs of one name over time.
+CREATE INDEX job_records_by_name ON job_records (name, submitted_ns);
 
 -- Names and versions of tasks, stored once. A runner of (name, major, minor') runs tasks with minor <= minor'.
 CREATE TABLE identifier_records (
@@ -1144,3 +1147,60 @@ CROSS JOIN json_each((
   FROM (SELECT *, rank() OVER (PARTITION BY basis ORDER BY duration_ms DESC) AS rank FROM spent WHERE duration_ms > 0)
 )) r
 WHERE t.trace_no <> 0;
+
+-- Jobs among those of the same name: how long each took, compared with the up to 30 completed jobs before it. Filter by
+-- name, then nothing else is read. docs/analysis.md, "Trends", defines the columns; compared are completed jobs only.
+CREATE VIEW trends AS
+SELECT
+  c.job_id,
+  c.name,
+  c.number,                                       -- of the job within its name, by time of submission; 1: the oldest
+  c.state,
+  strftime('%Y-%m-%dT%H:%M:%S', c.submitted_ns / 1000000000, 'unixepoch')
+    || printf('.%09dZ', c.submitted_ns % 1000000000) AS submitted_at,
+  c.elapsed_ns / 1e6 AS elapsed_ms,
+  c.compute_ns / 1e6 AS compute_ms,
+  ((SELECT total(max(0, t.started_ns - t.ready_ns)) FROM task_records t
+    WHERE t.job_no = c.job_no AND t.attempt > 0 AND t.state <> 1 AND NOT EXISTS (
+      SELECT 1 FROM attempt_records a WHERE a.job_no = t.job_no AND a.task_no = t.task_no AND a.attempt = t.attempt))
+    + (SELECT total(max(0, a.started_ns - a.ready_ns)) FROM attempt_records a WHERE a.job_no = c.job_no))
+    / 1e6 AS queue_wait_ms,
+  c.tasks,
+  c.failed,
+  c.failed * 1.0 / nullif(c.tasks, 0) AS error_rate,
+  (SELECT coalesce(sum(max(0, t.attempt - 1)), 0) FROM task_records t WHERE t.job_no = c.job_no) AS retries,
+  c.history,                                      -- completed jobs before it, at most 30
+  c.median_ns / 1e6 AS median_elapsed_ms,         -- of these
+  CASE WHEN c.is_completed AND c.median_ns > 0 THEN c.elapsed_ns * 1.0 / c.median_ns END AS elapsed_ratio,
+  CASE WHEN c.is_completed AND c.history > 0 THEN
+    (SELECT 100.0 * sum((h.value < c.elapsed_ns) + (h.value <= c.elapsed_ns)) / (2 * c.history)
+     FROM json_each(c.elapsed_before) h) END AS percentile_rank,
+  CASE WHEN c.is_completed AND c.history > 0 THEN
+    (SELECT (1.0 + sum(h.value >= c.elapsed_ns)) / (1 + c.history)
+     FROM json_each(c.elapsed_before) h) END AS slower_p,
+  c.job_no
+FROM (
+  SELECT b.*, json_array_length(b.elapsed_before) AS history,
+    (SELECT sum(m.value) / count(*)               -- of the middle one, or the two in the middle
+     FROM (SELECT h.value, row_number() OVER (ORDER BY h.value) AS position, count(*) OVER () AS count
+           FROM json_each(b.elapsed_before) h) m
+     WHERE m.position IN ((m.count + 1) / 2, (m.count + 2) / 2)) AS median_ns
+  FROM (
+    -- A completed job is at its number among the completed ones, any other at that of the next completed one.
+    SELECT p.*, json_group_array(p.elapsed_ns) FILTER (WHERE p.is_completed) OVER (
+      PARTITION BY p.name ORDER BY p.position RANGE BETWEEN 30 PRECEDING AND 1 PRECEDING) AS elapsed_before
+    FROM (
+      SELECT n.*,
+        row_number() OVER by_time AS number,
+        sum(n.is_completed) OVER by_time + NOT n.is_completed AS position
+      FROM (
+        SELECT v.job_id, j.name, v.state,
+          v.state = 'COMPLETED' AND j.last_stopped_ns IS NOT NULL AS is_completed, j.submitted_ns,
+          max(0, j.last_stopped_ns - j.first_started_ns) AS elapsed_ns, j.compute_duration_ns AS compute_ns,
+          v.tasks, v.failed + v.failed_optional AS failed, j.job_no
+        FROM job_records j JOIN jobs v ON v.job_no = j.job_no
+      ) n
+      WINDOW by_time AS (PARTITION BY n.name ORDER BY n.submitted_ns, n.job_no ROWS UNBOUNDED PRECEDING)
+    ) p
+  ) b
+) c;

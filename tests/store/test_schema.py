@@ -73,6 +73,8 @@ VIEWS = {
     "attributes links task_id job_name job_id runner scope start_ns end_ns duration_ns job_no",
     "tasks": "task_id name version state display input cluster submitted_at started_at stopped_at duration_ms "
     "queue_wait_ms attempts retries crashes max_retries optional job_name job_id parent_id runner_no task_no job_no",
+    "trends": "job_id name number state submitted_at elapsed_ms compute_ms queue_wait_ms tasks failed error_rate "
+    "retries history median_elapsed_ms elapsed_ratio percentile_rank slower_p job_no",
     "writers": "host pid opened_at last_seen_at ended_at has_crashed queued written dropped quarantined redacted "
     "transactions failed_transactions lock_waits lock_wait_ms max_lag_ms writer_no",
     "attempts": "task_id name version attempt outcome runner ready_at started_at stopped_at queue_wait_ms duration_ms "
@@ -316,7 +318,7 @@ def test_readme_query_in_the_command_line_tool(store: Store, path: Path) -> None
 
 @needs_cli
 def test_views_answer_in_the_command_line_tool(path: Path) -> None:
-    """All six views show a real job in the system's sqlite3 while our process has the store open."""
+    """All views show a real job in the system's sqlite3 while our process has the store open."""
     script = """
 import sys
 from tilebox_local import Client, Task
@@ -360,6 +362,7 @@ client.close()
             ("stragglers", 0, VIEWS["stragglers"]),
             ("task_durations", 1, VIEWS["task_durations"]),
             ("tasks", 1, VIEWS["tasks"]),
+            ("trends", 1, VIEWS["trends"]),
             ("writers", 1, VIEWS["writers"]),
         ]
     }
