@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from tilebox_local import Client
 
 STATEMENTS = [
-    "analyzed_job", "trace_size", "span_counts", "span_covers", "span_percentiles", "task_durations", "critical_path",
+    "analyzed_job", "trace_size", "span_counts", "span_covers", "span_covers_by_piece",
+    "span_percentiles", "task_durations", "critical_path",
     "ended_tasks", "running_levels", "count_runners_of_job", "queue_waits", "end_of_job", "concurrency_slots",
     "runner_use", "stragglers", "failed_spans", "skipped_in_branches", "failed_tasks_without_span", "error_rates",
     "span_times", "exceptions_of_trace",

@@ -58,7 +58,7 @@ def find_bottlenecks(store: Store, job_id: UUID, *, by: Basis) -> Records[Bottle
 
         def answer() -> list[Bottleneck]:
             if by == "self_time":
-                return list(_by_self_time(connection, subject.trace_no))
+                return list(_by_self_time(store, connection, subject.trace_no))
             if by == "critical_path":
                 return list(_by_critical_path(connection, subject.job_no))
             return list(_by_queue_wait(connection, subject.job_no))
@@ -75,8 +75,8 @@ def _ranked(lengths: Sequence[int]) -> Iterator[int]:
         yield rank
 
 
-def _by_self_time(connection: apsw.Connection, trace_no: int) -> Iterator[Bottleneck]:
-    totals = span_totals(connection, trace_no)
+def _by_self_time(store: Store, connection: apsw.Connection, trace_no: int) -> Iterator[Bottleneck]:
+    totals = span_totals(store, connection, trace_no)
     found = sorted(
         ((name, one) for name, one in totals.items() if one.self_ns > 0), key=lambda item: (-item[1].self_ns, item[0])
     )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
 
 from tilebox_local.analysis.cache import remembered
+from tilebox_local.analysis.parallel import ask_all
 from tilebox_local.analysis.records import Record, Records, from_view
 from tilebox_local.analysis.subject import find_subject
 from tilebox_local.catalog import run
@@ -57,27 +61,58 @@ class SpanTotals(NamedTuple):
     max_ns: int | None
 
 
-def span_totals(connection: apsw.Connection, trace_no: int) -> dict[str, SpanTotals]:
-    """Counts, durations and self time of the spans of a trace, by name."""
+def span_totals(store: Store, connection: apsw.Connection, trace_no: int) -> dict[str, SpanTotals]:
+    """Counts, durations and self time of the spans of a trace, by name, as `connection` sees them."""
+    even, odd = ({"trace_no": trace_no, "half": half} for half in (0, 1))
+    *covers, even_counts, odd_counts = ask_all(
+        store,
+        connection,
+        [
+            partial(_covered, spans=even),
+            partial(_covered, spans=odd),
+            partial(_counts, spans=even),
+            partial(_counts, spans=odd),
+        ],
+    )
+    totals = {}
+    for name in even_counts | odd_counts:
+        counts = [half[name] for half in (even_counts, odd_counts) if name in half]
+        spans, ended, failed, total_ns = (sum(count[column] for count in counts) for column in range(4))
+        max_ns = max((count[4] for count in counts if count[4] is not None), default=None)
+        covered_ns = sum(cover.get(name, 0) for cover in covers)
+        totals[name] = SpanTotals(spans, ended, failed, total_ns, total_ns - covered_ns, max_ns)
+    return totals
+
+
+def _counts(connection: apsw.Connection, spans: dict[str, int]) -> dict[str, Any]:
+    """The row of span_counts of each name."""
+    return {name: counts for name, *counts in run(connection, "span_counts", spans)}
+
+
+def _covered(connection: apsw.Connection, spans: dict[str, int]) -> dict[str, Any]:
+    """How long at least one child was open, in all spans of each name together."""
     covered: dict[str, int] = {}
-    for name, covered_ns in run(connection, "span_covers", {"trace_no": trace_no}):
-        covered[name] = covered.get(name, 0) + covered_ns
-    return {
-        name: SpanTotals(spans, ended, failed, total_ns, total_ns - covered.get(name, 0), max_ns)
-        for name, spans, ended, failed, total_ns, max_ns in run(connection, "span_counts", {"trace_no": trace_no})
-    }
+    others: list[list[int]] = []
+    for name, covered_ns, rest in run(connection, "span_covers", spans):
+        covered[name] = covered_ns
+        others += orjson.loads(rest)
+    if others:
+        parents = {"trace_no": spans["trace_no"], "spans": orjson.dumps(others).decode()}
+        for name, covered_ns in run(connection, "span_covers_by_piece", parents):
+            covered[name] += covered_ns
+    return covered
 
 
 def find_durations(store: Store, job_id: UUID) -> Records[DurationStats]:
     """Spans by name, then tasks, each descending by self time. Raises NotFoundError."""
     with store.snapshot() as connection:
         subject = find_subject(connection, job_id)
-        found = remembered(store, connection, subject, "durations", lambda: _durations(connection, subject))
+        found = remembered(store, connection, subject, "durations", lambda: _durations(store, connection, subject))
     return Records(DurationStats, found)
 
 
-def _durations(connection: apsw.Connection, subject: Subject) -> list[DurationStats]:
-    totals = span_totals(connection, subject.trace_no)
+def _durations(store: Store, connection: apsw.Connection, subject: Subject) -> list[DurationStats]:
+    totals = span_totals(store, connection, subject.trace_no)
     percentiles: dict[str, _Percentiles] = {
         name: (p50, p95, p99)
         for name, p50, p95, p99 in run(connection, "span_percentiles", {"trace_no": subject.trace_no})
