@@ -78,7 +78,7 @@ def test_a_read_only_disk(mounted: Path, capsys: pytest.CaptureFixture[str]) -> 
     """A store on a disk that cannot be written is read by the API and the command line; writing says why not."""
     before = _listing(mounted.parent)
     _look(mounted)
-    assert main(["--db", str(mounted), "show"]) == 0
+    assert main(["--db", str(mounted), "job", "show"]) == 0
     assert "task/Noop" in capsys.readouterr().out
     assert _listing(mounted.parent) == before
     with pytest.raises(StoreOpenError, match="Read-only file system"):

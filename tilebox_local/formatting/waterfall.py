@@ -16,7 +16,7 @@ from tilebox_local.errors import ArgumentError
 from tilebox_local.formatting.text import cell_width, cut_end, cut_middle, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tilebox_local.telemetry import Span
 
@@ -89,14 +89,6 @@ _UNICODE = _Glyphs("├─ ", "└─ ", "│  ", "…", "✗", "…", "░", "�
 _ASCII = _Glyphs("|- ", "`- ", "|  ", "...", "x", "~", "-", "=" * 8, "=" * 8)
 
 
-class _Line(NamedTuple):
-    """A span and its place in the tree."""
-
-    row: SpanRow
-    guide: str  # in front of the name
-    below: str  # in front of the message
-
-
 class _Style(NamedTuple):
     color: bool
     ascii_only: bool
@@ -115,6 +107,30 @@ class _Style(NamedTuple):
     def duration(self, ns: int) -> str:
         text = format_duration(ns)
         return text.replace("µ", "u") if self.ascii_only else text
+
+
+class _Line(NamedTuple):
+    """A span and its place in the tree."""
+
+    row: SpanRow
+    guide: str  # in front of the name
+    below: str  # in front of the message
+    folded: int  # spans below it that are not shown
+    folded_failed: int
+
+    def label(self, style: _Style) -> str:
+        """The name, and how many spans are folded into the line."""
+        name = style.text(self.row.name) or "(no name)"
+        if not self.folded:
+            return name
+        failed = f", {self.folded_failed:,} failed" if self.folded_failed else ""
+        return f"{name} (+{self.folded:,}{failed})"
+
+
+class _Limits(NamedTuple):
+    rows: int
+    guides: int
+    depth: int
 
 
 class _Columns(NamedTuple):
@@ -156,7 +172,9 @@ def render_waterfall(
     width: int = 100,
     color: bool = False,
     max_rows: int | None = 200,
+    max_depth: int | None = None,
     ascii_only: bool = False,
+    notes: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Show spans as a tree, one per line with duration, bar on the common time axis and runner.
 
@@ -164,27 +182,35 @@ def render_waterfall(
     the end of the axis, which is the last instant that any span tells of.
 
     Args:
-        spans: Spans of one trace in any order. Spans without a parent among them are roots, in order of their
-        start. width: Cells per line; at least 48 are used. color: Use ANSI colours: one per runner, out of
-        six, and red for errors. max_rows: Show this many spans at most and tell how many are missing; None
-        for all. ascii_only: Use no character outside ASCII.
+        spans: Spans of one trace in any order. Spans without a parent among them are roots, in order of their start.
+        width: Cells per line; at least 48 are used.
+        color: Use ANSI colours: one per runner, out of six, and red for errors.
+        max_rows: Show this many spans at most and tell how many are missing; None for all.
+        max_depth: Show so many levels; a span whose children are left out says how many spans are below it.
+        ascii_only: Use no character outside ASCII.
+        notes: Texts to show below a span, one per line, by its id.
 
     Returns:
         Lines joined by "\\n", without a final one; no trailing spaces.
 
     Raises:
-        ArgumentError: If max_rows is smaller than 1.
+        ArgumentError: If max_rows or max_depth is smaller than 1.
     """
-    if max_rows is not None and max_rows < 1:
-        raise ArgumentError(f"max_rows must be at least 1 or None, not {max_rows}.")
+    for name, limit in (("max_rows", max_rows), ("max_depth", max_depth)):
+        if limit is not None and limit < 1:
+            raise ArgumentError(f"{name} must be at least 1 or None, not {limit}.")
     if not spans:
         return "No spans."
     style = _Style(color, ascii_only)
     glyphs = _ASCII if ascii_only else _UNICODE
     ordered = sorted(spans, key=lambda row: row.start_ns)
     width = max(width, _MIN_WIDTH)
-    limit = len(ordered) if max_rows is None else max_rows
-    lines, hidden = _tree(ordered, limit, max(2, width // 14), glyphs)
+    limits = _Limits(
+        len(ordered) if max_rows is None else max_rows,
+        max(2, width // 14),
+        len(ordered) if max_depth is None else max_depth,
+    )
+    lines, hidden = _tree(ordered, limits, glyphs)
     columns = _columns(ordered, lines, width, style)
     colors: dict[str, str] = {}
     for row in ordered:
@@ -193,6 +219,8 @@ def render_waterfall(
     output = [_header(columns, style)]
     for line in lines:
         output += _render(line, columns, colors.get(line.row.runner, ""), style, glyphs)
+        if notes is not None:
+            output += _notes(line, notes.get(line.row.span_id, ()), columns, style, glyphs)
     if hidden:
         failed = sum(row.is_error for row in hidden)
         note = f"{glyphs.ellipsis} {len(hidden):,} of {len(ordered):,} spans not shown"
@@ -200,12 +228,10 @@ def render_waterfall(
     return "\n".join(line.rstrip() for line in output)
 
 
-def _tree(
-    ordered: Sequence[SpanRow], limit: int, max_levels: int, glyphs: _Glyphs
-) -> tuple[list[_Line], list[SpanRow]]:
-    """The first `limit` lines in tree order and the spans left out. Linear in the number of spans.
+def _tree(ordered: Sequence[SpanRow], limits: _Limits, glyphs: _Glyphs) -> tuple[list[_Line], list[SpanRow]]:
+    """The first lines in tree order and the spans left out, but for folded ones. Linear in the number of spans.
 
-    Below `max_levels` levels the guides of the outer ones are dropped.
+    Below `limits.guides` levels the guides of the outer ones are dropped.
     """
     ids = {row.span_id for row in ordered}
     children: dict[str | None, list[int]] = defaultdict(list)
@@ -218,29 +244,45 @@ def _tree(
     lines: list[_Line] = []
     hidden: list[SpanRow] = []
     seen = bytearray(len(ordered))
+
+    def take_children(index: int) -> list[int]:
+        seen[index] = 1
+        # pop: should two spans have the same id, the second one gets no children.
+        return [child for child in children.pop(ordered[index].span_id, ()) if not seen[child]]
+
+    def fold(inner: list[int]) -> list[int]:
+        below = []
+        while inner:
+            index = inner.pop()
+            below.append(index)
+            inner += take_children(index)
+        return below
+
     # What the roots do not reach hangs on cycles; each is entered at its first span.
     for root in (*roots, *range(len(ordered))):
-        stack = [] if seen[root] else [(root, "", "")]
+        stack = [] if seen[root] else [(root, "", "", 1)]
         while stack:
-            index, guide, below = stack.pop()
-            seen[index] = 1
-            # pop: should two spans have the same id, the second one gets no children.
-            inner = [child for child in children.pop(ordered[index].span_id, ()) if not seen[child]]
-            if len(lines) < limit:
-                lines.append(_Line(ordered[index], guide, below + (glyphs.pipe if inner else "   ")))
+            index, guide, below, depth = stack.pop()
+            inner = take_children(index)
+            folded = fold(inner) if depth >= limits.depth else []
+            if len(lines) < limits.rows:
+                failed = sum(ordered[other].is_error for other in folded)
+                carried = below + (glyphs.pipe if inner else "   ")
+                lines.append(_Line(ordered[index], guide, carried, len(folded), failed))
             else:
                 hidden.append(ordered[index])
-            below = below[-3 * max_levels :]
+                hidden += [ordered[other] for other in folded]
+            below = below[-3 * limits.guides :]
             for position, child in enumerate(reversed(inner)):
                 mark, carry = (glyphs.last, "   ") if position == 0 else (glyphs.branch, glyphs.pipe)
-                stack.append((child, below + mark, below + carry))
+                stack.append((child, below + mark, below + carry, depth + 1))
     return lines, hidden
 
 
 def _columns(ordered: Sequence[SpanRow], lines: Sequence[_Line], width: int, style: _Style) -> _Columns:
     runner = _RUNNER if any(row.runner for row in ordered) else 0
     fixed = 3 + _DURATION + 2 + (2 + runner if runner else 0)
-    wanted = max(len(line.guide) + cell_width(style.text(line.row.name)) for line in lines)
+    wanted = max(len(line.guide) + cell_width(line.label(style)) for line in lines)
     name = max(_MIN_NAME, min(wanted, width * 9 // 20, width - fixed - _MIN_BAR))
     start = ordered[0].start_ns
     end = max(row.start_ns if row.end_ns is None else max(row.start_ns, row.end_ns) for row in ordered)
@@ -263,7 +305,7 @@ def _header(columns: _Columns, style: _Style) -> str:
 def _render(line: _Line, columns: _Columns, runner_color: str, style: _Style, glyphs: _Glyphs) -> list[str]:
     """The line of a span, and one for its error message."""
     row = line.row
-    name = cut_middle(style.text(row.name) or "(no name)", columns.name - len(line.guide), glyphs.ellipsis)
+    name = cut_middle(line.label(style), columns.name - len(line.guide), glyphs.ellipsis)
     padding = " " * (columns.name - len(line.guide) - cell_width(name))
     mark = glyphs.error if row.is_error else glyphs.open if row.end_ns is None else " "
     duration = "open" if row.end_ns is None else style.duration(row.end_ns - row.start_ns)
@@ -281,6 +323,12 @@ def _render(line: _Line, columns: _Columns, runner_color: str, style: _Style, gl
     room = columns.width - len(line.below)
     message = cut_end(style.text(row.message), room, glyphs.ellipsis)
     return [text, style.paint(line.below + message, _DIM)]
+
+
+def _notes(line: _Line, notes: Sequence[str], columns: _Columns, style: _Style, glyphs: _Glyphs) -> list[str]:
+    """Further lines below the one of a span."""
+    room = columns.width - len(line.below)
+    return [style.paint(line.below + cut_end(style.text(note), room, glyphs.ellipsis), _DIM) for note in notes]
 
 
 def _bar(row: SpanRow, columns: _Columns, glyphs: _Glyphs) -> str:

@@ -1,4 +1,4 @@
-"""The command line, in this process."""
+"""snapshot, prune, check, recover: keeping a store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from tilebox_local import Client, ExecutionContext, Task
 from tilebox_local.cli import main
-from tilebox_local.upkeep import commands
+from tilebox_local.cli.options import DURATION, SIZE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,46 +22,6 @@ class Divide(Task):
     def execute(self, context: ExecutionContext) -> None:
         """Fail for 0."""
         1 / self.by
-
-
-@pytest.fixture
-def stores(tmp_path: Path) -> list[str]:
-    """Two stores with one job each, which has their name."""
-    paths = [str(tmp_path / name) for name in ("first", "second")]
-    for path in paths:
-        with Client(path) as client:
-            client.jobs().submit(f"in {path}", Divide(0))
-            client.runner(tasks=[Divide]).run_all()
-    return paths
-
-
-def test_show_tells_why_a_task_failed(stores: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Below a failed task `show` prints type and message of its exception."""
-    assert main(["--db", stores[0], "show"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    below = lines[[line.split()[1] for line in lines].index("task/Divide") + 1]
-    assert below.strip() == "ZeroDivisionError: division by zero"
-
-
-@pytest.mark.parametrize("command", ["jobs", "show"])
-def test_store_before_or_after_the_command(
-    stores: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
-    """--db is accepted on both sides of the command; the later one wins, and either wins over the environment."""
-    first, second = stores
-    monkeypatch.setenv("TILEBOX_LOCAL_DB", second)
-    for arguments, store in [
-        (["--db", first, command], first),
-        ([command, "--db", first], first),
-        (["--db", second, command, "--db", first], first),
-        ([command, f"--db={second}", "--db", first], first),
-        ([command], second),
-    ]:
-        assert main(arguments) == 0
-        assert f"in {store}" in capsys.readouterr().out
-
-
-# -- upkeep -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -108,14 +68,12 @@ def test_prune(store: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_lengths_of_time_and_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     """Ages have a unit, sizes may have one: decimal, or binary with an i."""
     ages = {"90s": 90, "1.5m": 90, "12h": 43_200, "30d": 2_592_000, "2W": 1_209_600}
-    assert {text: commands._duration(text).total_seconds() for text in ages} == ages
+    assert {text: DURATION.convert(text, None, None).total_seconds() for text in ages} == ages
     sizes = {"0": 0, "100": 100, "1k": 1000, "2GB": 2 * 10**9, "1.5 MiB": 3 * 2**19, "1TiB": 2**40}
-    assert {text: commands._size(text) for text in sizes} == sizes
+    assert {text: SIZE.convert(text, None, None) for text in sizes} == sizes
     for arguments in (["--older-than", "30"], ["--older-than", "-1d"], ["--max-size", "big"], ["--keep-last", "x"]):
-        with pytest.raises(SystemExit) as caught:
-            main(["prune", *arguments])
-        assert caught.value.code == 2
-        assert f"argument {arguments[0]}: " in capsys.readouterr().err
+        assert main(["prune", *arguments]) == 2
+        assert f"Invalid value for '{arguments[0]}': " in capsys.readouterr().err
 
 
 def test_check_and_recover(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
