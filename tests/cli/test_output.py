@@ -161,7 +161,8 @@ def test_on_a_terminal(store: str) -> None:
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 120, 0, 0))  # rows, columns
     with Client(store) as client:
         client.jobs().submit("long" * 50, Nothing())
-    environment = {**os.environ, "TERM": "xterm", "TILEBOX_LOCAL_DB": store}
+    kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    environment = {**kept, "TERM": "xterm", "TILEBOX_LOCAL_DB": store}
     with subprocess.Popen(
         [sys.executable, "-c", SCRIPT, "jobs", "--no-pager"], stdout=side, stderr=side, env=environment
     ) as process:
