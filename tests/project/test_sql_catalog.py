@@ -46,6 +46,7 @@ def test_each_statement_is_used() -> None:
     used |= set(re.findall(r'_execute\(connection, "(\w+)"', code))
     used |= set(re.findall(r'_insert_rows\(connection, "\w+", "(\w+)"', code))
     used |= set(re.findall(r'_oldest\(\s*connection,\s*"(\w+)"', code))
+    used |= set(re.findall(r'_rows\(store, "(\w+)"', code))
     used |= set(re.findall(r'^    "(check_\w+)":', code, re.MULTILINE))
     assert used == set(STATEMENTS)
 

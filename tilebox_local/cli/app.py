@@ -22,30 +22,30 @@ _OK, _FAILED, _USAGE, _STORE, _NOT_FOUND, _INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 # Name, module and what the list of commands says.
 COMMANDS = {
-    "jobs": ("jobs", "List jobs, newest first."),
-    "job": ("jobs", "Show, list, cancel or retry jobs; their spans and logs."),
-    "spans": ("telemetry", "List the spans of a job."),
-    "logs": ("telemetry", "List the log records of a job."),
-    "durations": ("analysis", "How long spans and tasks take."),
-    "bottlenecks": ("analysis", "Where the time of a job went, with reasons."),
-    "critical-path": ("analysis", "What decided when a job ended."),
-    "concurrency": ("analysis", "How much went on at the same time; runners and stragglers."),
-    "queue-waits": ("analysis", "Where tasks waited for a runner, and what retries cost."),
-    "failures": ("analysis", "What failed first, and why."),
-    "trends": ("analysis", "The jobs of a name over time, regressions flagged."),
-    "compare": ("analysis", "What changed between two jobs."),
-    "sql": ("sql", "Ask the store in SQL."),
-    "wait": ("jobs", "Wait for a job; the exit code is its state."),
-    "cancel": ("jobs", "Stop handing out the tasks of a job."),
-    "retry": ("jobs", "Run the failed tasks of a job again."),
-    "clusters": ("clusters", "List, create and delete clusters."),
-    "doctor": ("upkeep", "Name the last crash, and what is wrong with a store."),
-    "snapshot": ("upkeep", "Copy a store that is in use."),
-    "prune": ("upkeep", "Delete old jobs and give the space back."),
-    "check": ("upkeep", "Look for damage."),
-    "recover": ("upkeep", "Read a damaged store into a new one."),
-    "schema": ("schema", "Print schema.sql, which documents tables and views."),
-    "completion": ("completion", "Print a script that completes commands in a shell."),
+    "jobs": (".jobs", "List jobs, newest first."),
+    "job": (".jobs", "Show, list, cancel or retry jobs; their spans and logs."),
+    "spans": (".telemetry", "List the spans of a job."),
+    "logs": (".telemetry", "List the log records of a job."),
+    "durations": (".analysis", "How long spans and tasks take."),
+    "bottlenecks": (".analysis", "Where the time of a job went, with reasons."),
+    "critical-path": (".analysis", "What decided when a job ended."),
+    "concurrency": (".analysis", "How much went on at the same time; runners and stragglers."),
+    "queue-waits": (".analysis", "Where tasks waited for a runner, and what retries cost."),
+    "failures": (".analysis", "What failed first, and why."),
+    "trends": (".analysis", "The jobs of a name over time, regressions flagged."),
+    "compare": (".analysis", "What changed between two jobs."),
+    "sql": (".sql", "Ask the store in SQL."),
+    "wait": (".jobs", "Wait for a job; the exit code is its state."),
+    "cancel": (".jobs", "Stop handing out the tasks of a job."),
+    "retry": (".jobs", "Run the failed tasks of a job again."),
+    "clusters": (".clusters", "List, create and delete clusters."),
+    "doctor": (".upkeep", "Name the last crash, and what is wrong with a store."),
+    "snapshot": (".upkeep", "Copy a store that is in use."),
+    "prune": (".upkeep", "Delete old jobs and give the space back."),
+    "check": (".upkeep", "Look for damage."),
+    "recover": (".upkeep", "Read a damaged store into a new one."),
+    "schema": (".schema", "Print schema.sql, which documents tables and views."),
+    "completion": (".completion", "Print a script that completes commands in a shell."),
 }
 
 
@@ -58,7 +58,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"tilebox_local.cli.{COMMANDS[cmd_name][0]}")
+        module = importlib.import_module(COMMANDS[cmd_name][0], "tilebox_local.cli")
         command: click.Command = module.COMMANDS[cmd_name]
         return command
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["list_jobs", "list_logs", "list_spans", "waterfall_notes", "waterfall_rows"]
 
 
-def _rows(store: Store, statement: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+def _rows(store: Store, name: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
     with store.read() as connection:
-        cursor = connection.cursor().execute(statement, parameters)
+        cursor = connection.cursor().execute(sql[name], parameters)
         try:
             names = [column[0] for column in cursor.get_description()]
         except apsw.ExecutionCompleteError:  # no rows
@@ -30,17 +30,17 @@ def _rows(store: Store, statement: str, parameters: dict[str, Any]) -> list[dict
 
 def list_jobs(store: Store, **filters: Any) -> list[dict[str, Any]]:
     """Jobs, newest first, as in the view `jobs`."""
-    return _rows(store, sql["list_jobs"], filters)
+    return _rows(store, "list_jobs", filters)
 
 
 def list_spans(store: Store, **filters: Any) -> list[dict[str, Any]]:
     """Spans of a job by start, as in the view `spans`."""
-    return _rows(store, sql["list_spans"], filters)
+    return _rows(store, "list_spans", filters)
 
 
 def list_logs(store: Store, **filters: Any) -> list[dict[str, Any]]:
     """Log records of a job by time, as in the view `logs`."""
-    return _rows(store, sql["list_logs"], filters)
+    return _rows(store, "list_logs", filters)
 
 
 def waterfall_rows(store: Store, trace_no: int) -> list[SpanRow]:
