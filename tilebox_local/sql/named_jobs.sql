@@ -1,10 +1,9 @@
 -- Jobs as people name them on the command line.
 
 -- name: newest_job_id
--- From the end of the index over job_id, whose upper bound is the largest id there can be.
-SELECT job_id_text FROM job_records
-WHERE job_id <= x'FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF' AND first_root_no IS NOT NULL
-ORDER BY job_id DESC LIMIT 1
+-- From the end of job_records_by_job_id_text: "g" comes after all hex digits.
+SELECT job_id_text FROM job_records WHERE job_id_text < 'g' AND first_root_no IS NOT NULL
+ORDER BY job_id_text DESC LIMIT 1
 
 -- name: newest_job_id_of_name
 -- Uses job_records_by_name.
