@@ -7,7 +7,6 @@ can steer the terminal.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from tilebox_local.clock import datetime_to_ns
@@ -30,9 +29,8 @@ _RED, _DIM, _BOLD = "31", "2", "1"
 _UNITS = ((1_000, "µs"), (1_000_000, "ms"), (1_000_000_000, "s"), (60_000_000_000, "m"))
 
 
-@dataclass(frozen=True)
-class SpanRow:
-    """What one line shows of a span."""
+class SpanRow(NamedTuple):
+    """What one line shows of a span. A tuple: a trace may have a million of them."""
 
     span_id: str
     parent_span_id: str | None  #: None, or the id of a span that is not there: a root

@@ -47,22 +47,22 @@ def waterfall_rows(store: Store, trace_no: int) -> list[SpanRow]:
     """The spans of a trace by start, as far as a picture shows them."""
     with store.snapshot() as connection:
         rows = run(connection, "waterfall_spans", (trace_no,))
-        runners = dict(run(connection, "runner_names"))
+        runners = {number: str(name or "") for number, name in run(connection, "runner_names")}
         reasons = {}
         if any(row[6] for row in rows):
             for span_id, kind, text, _ in run(connection, "exceptions_of_trace", (trace_no,)):
                 reasons[span_id] = ": ".join(str(part) for part in (kind, text) if part)
     return [
         SpanRow(
-            span_id=_hex(span_id),
-            parent_span_id=None if parent is None else _hex(parent),
-            name=name,
-            start_ns=start_ns,
-            end_ns=end_ns,
-            runner=str(runners.get(resource_no) or ""),
-            is_error=bool(is_error),
+            _hex(span_id),
+            None if parent is None else _hex(parent),
+            name,
+            start_ns,
+            end_ns,
+            runners.get(resource_no) or "",
+            bool(is_error),
             # The last exception, where the status gives no reason.
-            message=(reasons.get(span_id) if message in (None, "", TASK_FAILED_STATUS) else None) or message or "",
+            (reasons.get(span_id) if message in (None, "", TASK_FAILED_STATUS) else None) or message or "",
         )
         for span_id, parent, name, start_ns, end_ns, resource_no, is_error, message in rows
     ]
