@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from tilebox_local.catalog import value
@@ -21,6 +21,7 @@ __all__ = ["ask_all"]
 T = TypeVar("T")
 
 _TRIES = 5
+_PATIENCE_S = 0.01
 
 
 def ask_all(store: Store, connection: apsw.Connection, questions: Sequence[Callable[[apsw.Connection], T]]) -> list[T]:
@@ -38,7 +39,11 @@ def ask_all(store: Store, connection: apsw.Connection, questions: Sequence[Calla
                 number, question = waiting.popleft()
             except IndexError:  # the other thread was faster
                 return
-            answers[number] = question(connection)
+            try:
+                answers[number] = question(connection)
+            except BaseException:
+                waiting.clear()  # nobody wants the rest
+                raise
 
     with ExitStack() as stack:
         other = _same_state(store, connection, stack)
@@ -66,12 +71,20 @@ def _work_together(
         work(connection)
     except BaseException:
         if not thread.give_up():
-            other.interrupt()  # Ctrl-C, say: it must not use the connection once that goes back
-            thread.wait_for_end()
+            _end(thread, other)
         raise
     thread.wait_for_end()
     if errors:
         raise errors[0]
+
+
+def _end(thread: BackgroundThread, other: apsw.Connection) -> None:
+    """Ctrl-C, say: the thread must not use the connection once that goes back."""
+    is_ended = False
+    while not is_ended:
+        with suppress(KeyboardInterrupt):  # a second one; this takes a moment only
+            other.interrupt()  # again and again: one that comes between two statements is lost
+            is_ended = thread.wait_for_end(_PATIENCE_S)
 
 
 def _same_state(store: Store, connection: apsw.Connection, stack: ExitStack) -> apsw.Connection | None:
