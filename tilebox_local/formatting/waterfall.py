@@ -6,7 +6,6 @@ can steer the terminal.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,19 +13,30 @@ from tilebox_local.clock import datetime_to_ns
 from tilebox_local.data import TASK_FAILED_STATUS
 from tilebox_local.errors import ArgumentError
 from tilebox_local.formatting.text import cell_width, cut_end, cut_middle, visible
+from tilebox_local.formatting.trace_tree import Left, Line, Marks, Tree, arrange
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tilebox_local.telemetry import Span
 
-__all__ = ["SpanRow", "format_duration", "render_waterfall"]
+__all__ = [
+    "LogRow",
+    "LogRows",
+    "SpanRow",
+    "draw_waterfall",
+    "format_duration",
+    "max_levels",
+    "render_waterfall",
+    "tree_marks",
+]
 
 _MIN_WIDTH = 48
 _MIN_NAME, _MIN_BAR, _DURATION = 12, 12, 7
 _RUNNER = 8
 _RUNNER_COLORS = ("36", "33", "35", "32", "94", "96")  # red is for errors
-_RED, _DIM, _BOLD = "31", "2", "1"
+_RED, _YELLOW, _DIM, _BOLD = "31", "33", "2", "1"
+_SEVERITY_COLORS = {"ERROR": _RED, "FATAL": _RED, "WARN": _YELLOW}
 _UNITS = ((1_000, "µs"), (1_000_000, "ms"), (1_000_000_000, "s"), (60_000_000_000, "m"))
 
 
@@ -89,12 +99,19 @@ _UNICODE = _Glyphs("├─ ", "└─ ", "│  ", "…", "✗", "…", "░", "�
 _ASCII = _Glyphs("|- ", "`- ", "|  ", "...", "x", "~", "-", "=" * 8, "=" * 8)
 
 
-class _Line(NamedTuple):
-    """A span and its place in the tree."""
+class LogRow(NamedTuple):
+    """What one line shows of a log record."""
 
-    row: SpanRow
-    guide: str  # in front of the name
-    below: str  # in front of the message
+    time_ns: int  # instant
+    severity: str
+    body: str
+
+
+class LogRows(NamedTuple):
+    """Log records of one span, oldest first, and how many there are altogether."""
+
+    rows: Sequence[LogRow]
+    total: int
 
 
 class _Style(NamedTuple):
@@ -157,6 +174,9 @@ def render_waterfall(
     color: bool = False,
     max_rows: int | None = 200,
     ascii_only: bool = False,
+    depth: int | None = None,
+    errors_only: bool = False,
+    logs: Mapping[str, LogRows] | None = None,
 ) -> str:
     """Show spans as a tree, one per line with duration, bar on the common time axis and runner.
 
@@ -167,84 +187,132 @@ def render_waterfall(
         spans: Spans of one trace in any order. Spans without a parent among them are roots, in order of their
         start. width: Cells per line; at least 48 are used. color: Use ANSI colours: one per runner, out of
         six, and red for errors. max_rows: Show this many spans at most and tell how many are missing; None
-        for all. ascii_only: Use no character outside ASCII.
+        for all. ascii_only: Use no character outside ASCII. depth: Show so many levels, and count what is below
+        them. errors_only: Show only failed spans and those above them. logs: Log records that are shown below their
+        span, by span id.
 
     Returns:
         Lines joined by "\\n", without a final one; no trailing spaces.
 
     Raises:
-        ArgumentError: If max_rows is smaller than 1.
+        ArgumentError: If max_rows or depth is smaller than 1.
     """
     if max_rows is not None and max_rows < 1:
         raise ArgumentError(f"max_rows must be at least 1 or None, not {max_rows}.")
+    if depth is not None and depth < 1:
+        raise ArgumentError(f"depth must be at least 1 or None, not {depth}.")
     if not spans:
         return "No spans."
+    ordered = sorted(spans, key=lambda row: row.start_ns)
+    tree = arrange(
+        [row.span_id for row in ordered],
+        [row.parent_span_id for row in ordered],
+        [row.is_error for row in ordered],
+        limit=max_rows,
+        max_levels=max_levels(width),
+        marks=tree_marks(ascii_only=ascii_only),
+        depth=depth,
+        errors_only=errors_only,
+    )
+    end_ns = max(row.start_ns if row.end_ns is None else max(row.start_ns, row.end_ns) for row in ordered)
+    return draw_waterfall(
+        tree,
+        dict(enumerate(ordered)),
+        start_ns=ordered[0].start_ns,
+        end_ns=end_ns,
+        width=width,
+        color=color,
+        ascii_only=ascii_only,
+        logs=logs or {},
+    )
+
+
+def max_levels(width: int) -> int:
+    """Levels of the tree whose guides fit into a line of `width` cells."""
+    return max(2, max(width, _MIN_WIDTH) // 14)
+
+
+def tree_marks(*, ascii_only: bool) -> Marks:
+    """The guides of the tree."""
+    glyphs = _ASCII if ascii_only else _UNICODE
+    return Marks(glyphs.branch, glyphs.last, glyphs.pipe)
+
+
+def draw_waterfall(
+    tree: Tree,
+    rows: Mapping[int, SpanRow],
+    *,
+    start_ns: int,
+    end_ns: int,
+    width: int = 100,
+    color: bool = False,
+    ascii_only: bool = False,
+    logs: Mapping[str, LogRows],
+) -> str:
+    """Draw what `arrange` has chosen; see `render_waterfall`.
+
+    Args:
+        tree: The lines, and what is left out.
+        rows: The spans by their index in the tree, at least those of its lines.
+        start_ns, end_ns: The time axis, which is that of all spans, also of those that are not shown.
+        logs: Log records by span id.
+    """
     style = _Style(color, ascii_only)
     glyphs = _ASCII if ascii_only else _UNICODE
-    ordered = sorted(spans, key=lambda row: row.start_ns)
-    width = max(width, _MIN_WIDTH)
-    limit = len(ordered) if max_rows is None else max_rows
-    lines, hidden = _tree(ordered, limit, max(2, width // 14), glyphs)
-    columns = _columns(ordered, lines, width, style)
+    if not tree.lines:
+        return style.paint(f"None of the {tree.total:,} spans failed.", _DIM)
+    shown = sorted(rows.values(), key=lambda row: row.start_ns)
+    columns = _columns(shown, [(line, rows[line.span]) for line in tree.lines], max(width, _MIN_WIDTH), style)
+    columns = columns._replace(start_ns=start_ns, total_ns=end_ns - start_ns)
     colors: dict[str, str] = {}
-    for row in ordered:
+    for row in shown:
         if row.runner and row.runner not in colors:
             colors[row.runner] = _RUNNER_COLORS[len(colors) % len(_RUNNER_COLORS)]
     output = [_header(columns, style)]
-    for line in lines:
-        output += _render(line, columns, colors.get(line.row.runner, ""), style, glyphs)
-    if hidden:
-        failed = sum(row.is_error for row in hidden)
-        note = f"{glyphs.ellipsis} {len(hidden):,} of {len(ordered):,} spans not shown"
-        output.append(style.paint(f"{note}, {failed:,} of them failed" if failed else note, _DIM))
+    for line in tree.lines:
+        row = rows[line.span]
+        output += _render(line, row, columns, colors.get(row.runner, ""), style, glyphs)
+        output += _log_lines(line, logs.get(row.span_id), columns, style, glyphs)
+        if line.span in tree.folded:
+            left = tree.folded[line.span]
+            note = f"{line.below}{glyphs.ellipsis} {left.count:,} spans below{_failed(left)}"
+            output.append(style.paint(note, _DIM))
+    if tree.cut.count:
+        note = f"{glyphs.ellipsis} {tree.cut.count:,} of {tree.total:,} spans not shown{_failed(tree.cut)}"
+        output.append(style.paint(note, _DIM))
+    if tree.passed:
+        note = f"{glyphs.ellipsis} {tree.passed:,} of {tree.total:,} spans not shown: no failure in or below them"
+        output.append(style.paint(note, _DIM))
     return "\n".join(line.rstrip() for line in output)
 
 
-def _tree(
-    ordered: Sequence[SpanRow], limit: int, max_levels: int, glyphs: _Glyphs
-) -> tuple[list[_Line], list[SpanRow]]:
-    """The first `limit` lines in tree order and the spans left out. Linear in the number of spans.
-
-    Below `max_levels` levels the guides of the outer ones are dropped.
-    """
-    ids = {row.span_id for row in ordered}
-    children: dict[str | None, list[int]] = defaultdict(list)
-    roots = []
-    for index, row in enumerate(ordered):
-        if row.parent_span_id in ids:
-            children[row.parent_span_id].append(index)
-        else:
-            roots.append(index)
-    lines: list[_Line] = []
-    hidden: list[SpanRow] = []
-    seen = bytearray(len(ordered))
-    # What the roots do not reach hangs on cycles; each is entered at its first span.
-    for root in (*roots, *range(len(ordered))):
-        stack = [] if seen[root] else [(root, "", "")]
-        while stack:
-            index, guide, below = stack.pop()
-            seen[index] = 1
-            # pop: should two spans have the same id, the second one gets no children.
-            inner = [child for child in children.pop(ordered[index].span_id, ()) if not seen[child]]
-            if len(lines) < limit:
-                lines.append(_Line(ordered[index], guide, below + (glyphs.pipe if inner else "   ")))
-            else:
-                hidden.append(ordered[index])
-            below = below[-3 * max_levels :]
-            for position, child in enumerate(reversed(inner)):
-                mark, carry = (glyphs.last, "   ") if position == 0 else (glyphs.branch, glyphs.pipe)
-                stack.append((child, below + mark, below + carry))
-    return lines, hidden
+def _failed(left: Left) -> str:
+    return f", {left.errors:,} of them failed" if left.errors else ""
 
 
-def _columns(ordered: Sequence[SpanRow], lines: Sequence[_Line], width: int, style: _Style) -> _Columns:
-    runner = _RUNNER if any(row.runner for row in ordered) else 0
+def _log_lines(line: Line, logs: LogRows | None, columns: _Columns, style: _Style, glyphs: _Glyphs) -> list[str]:
+    """The log records of a span: when, counted from the start of the axis, how severe, what."""
+    if logs is None:
+        return []
+    output = []
+    for log in logs.rows:
+        head = f"{style.duration(log.time_ns - columns.start_ns):>{_DURATION}} {style.text(log.severity):5} "
+        body = cut_end(style.text(log.body), columns.width - len(line.below) - len(head), glyphs.ellipsis)
+        guide = style.paint(line.below, _DIM) if style.color else line.below
+        output.append(guide + style.paint(head + body, _SEVERITY_COLORS.get(log.severity, "")))
+    if logs.total > len(logs.rows):
+        note = f"{line.below}{glyphs.ellipsis} {logs.total - len(logs.rows):,} more log records"
+        output.append(style.paint(note, _DIM))
+    return output
+
+
+def _columns(shown: Sequence[SpanRow], lines: Sequence[tuple[Line, SpanRow]], width: int, style: _Style) -> _Columns:
+    """Widths; the time axis is still to be filled in."""
+    runner = _RUNNER if any(row.runner for row in shown) else 0
     fixed = 3 + _DURATION + 2 + (2 + runner if runner else 0)
-    wanted = max(len(line.guide) + cell_width(style.text(line.row.name)) for line in lines)
+    wanted = max(len(line.guide) + cell_width(style.text(row.name)) for line, row in lines)
     name = max(_MIN_NAME, min(wanted, width * 9 // 20, width - fixed - _MIN_BAR))
-    start = ordered[0].start_ns
-    end = max(row.start_ns if row.end_ns is None else max(row.start_ns, row.end_ns) for row in ordered)
-    return _Columns(name, width - fixed - name, runner, width, start, end - start)
+    return _Columns(name, width - fixed - name, runner, width, 0, 0)
 
 
 def _header(columns: _Columns, style: _Style) -> str:
@@ -260,9 +328,10 @@ def _header(columns: _Columns, style: _Style) -> str:
     return style.paint(f"{line}  runner" if columns.runner else line, _BOLD)
 
 
-def _render(line: _Line, columns: _Columns, runner_color: str, style: _Style, glyphs: _Glyphs) -> list[str]:
+def _render(
+    line: Line, row: SpanRow, columns: _Columns, runner_color: str, style: _Style, glyphs: _Glyphs
+) -> list[str]:
     """The line of a span, and one for its error message."""
-    row = line.row
     name = cut_middle(style.text(row.name) or "(no name)", columns.name - len(line.guide), glyphs.ellipsis)
     padding = " " * (columns.name - len(line.guide) - cell_width(name))
     mark = glyphs.error if row.is_error else glyphs.open if row.end_ns is None else " "

@@ -1,4 +1,4 @@
-"""One SELECT of the user's own, as a DataFrame. It cannot write, and it ends."""
+"""One SELECT of the user's own, as rows or as a DataFrame. It cannot write, and it ends."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from tilebox_local.storage.store import Store
 
-__all__ = ["query_frame"]
+__all__ = ["query_frame", "query_rows"]
 
 _STEPS = 10_000  # of SQLite's virtual machine between two looks at the clock
 _EXACT_FLOAT = 2**53
@@ -77,6 +78,14 @@ class _Trace:
 
 def query_frame(store: Store, query: str, parameters: Any, timeout_s: float | None) -> pd.DataFrame:
     """Rows of one reading statement, in its order. See Client.sql."""
+    columns, rows = query_rows(store, query, parameters, timeout_s)
+    return _frame(rows, columns)
+
+
+def query_rows(
+    store: Store, query: str, parameters: Any, timeout_s: float | None, *, limit: int | None = None
+) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Names of the columns, and at most `limit` rows of one reading statement. Raises as Client.sql does."""
     if not isinstance(query, str):
         raise ArgumentError(f"The query is a str, not {type(query).__name__}.")
     beginning = _NOTHING.match(query)
@@ -93,7 +102,7 @@ def query_frame(store: Store, query: str, parameters: Any, timeout_s: float | No
             cursor = connection.cursor()
             try:
                 cursor.exec_trace = trace
-                rows = cursor.execute(statement, bindings).fetchall()
+                rows = list(islice(cursor.execute(statement, bindings), limit))
             finally:
                 cursor.close(True)
         except apsw.InterruptError as error:
@@ -120,7 +129,7 @@ def query_frame(store: Store, query: str, parameters: Any, timeout_s: float | No
         finally:
             connection.set_progress_handler(None)
             connection.authorizer = None
-    return _frame(rows, trace.columns)
+    return trace.columns, rows
 
 
 def _bindings(parameters: Any) -> Any:
