@@ -43,7 +43,7 @@ def create(session: Session, name: str, slug: str | None, description: str | Non
         write_line(made.slug)
 
 
-@command("delete", examples=["tilebox-local clusters delete large"], prints_data=False)
+@command("delete", examples=["tilebox-local clusters delete old"], prints_data=False)
 @click.argument("slug", metavar="SLUG")
 def delete(session: Session, slug: str) -> None:
     """Delete a cluster without queued or running tasks."""

@@ -66,10 +66,10 @@ def jobs(
         [
             Column("job_id", "job"),
             Column("state", paints=True),
-            Column("submitted_at", "submitted", lambda time: f"{time[:19]}Z"),
             Column("elapsed_ms", "elapsed", lambda ms: format_duration(round(ms * 1e6)), right=True),
             Column("tasks", right=True),
+            Column("name", gives_way=True),
+            Column("submitted_at", "submitted", lambda time: f"{time[:19]}Z"),
             Column("failed", right=True),
-            Column("name"),
         ],
     )

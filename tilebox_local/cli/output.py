@@ -32,6 +32,7 @@ __all__ = [
     "write_line",
 ]
 
+_MIN_WIDTH = 16  # of a column that gives way
 _JSON_COLUMNS = ("attributes", "links")
 STATE_COLORS = {
     "COMPLETED": "32", "COMPUTED": "32", "RUNNING": "36", "STARTED": "36", "FAILED": "31", "ERROR": "31",
@@ -48,6 +49,7 @@ class Column:
     show: Callable[[Any], str] = str
     right: bool = False
     paints: bool = False  #: whether its values are states with colours
+    gives_way: bool = False  #: whether it is the first to become narrower on a narrow terminal
 
     @property
     def title(self) -> str:
@@ -77,10 +79,8 @@ def use_ascii() -> bool:
 
 
 def terminal_width(default: int | None) -> int | None:
-    """Cells per line of the terminal, or what COLUMNS says; `default` if stdout is no terminal."""
-    if not sys.stdout.isatty() and not os.environ.get("COLUMNS"):
-        return default
-    return shutil.get_terminal_size((default or 100, 24)).columns
+    """Cells per line of the terminal; `default` if stdout is none, whatever COLUMNS says: readline exports it."""
+    return shutil.get_terminal_size((default or 100, 24)).columns if sys.stdout.isatty() else default
 
 
 def show_rows(session: Session, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> None:
@@ -94,12 +94,17 @@ def show_rows(session: Session, rows: Sequence[Mapping[str, Any]], columns: Sequ
 def table(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, width: int | None = None, color: bool = False
 ) -> str:
-    """Rows below their headings; the last column is cut at `width` cells, nothing is cut without one."""
+    """Rows below their headings. Nothing is cut without a `width` in cells: else what gives way, then what is last."""
     cells = [[column.text(row) for column in columns] for row in rows]
     widths = [
         max(cell_width(column.title), *(cell_width(line[index]) for line in cells))
         for index, column in enumerate(columns)
     ]
+    if width is not None:
+        excess = sum(widths) + 2 * (len(widths) - 1) - width
+        for index, column in enumerate(columns):
+            if column.gives_way and excess > 0:
+                widths[index] = max(min(_MIN_WIDTH, widths[index]), widths[index] - excess)
     lines = [_line([column.title for column in columns], columns, widths, width, "1" if color else "")]
     lines += [_line(line, columns, widths, width, "", color=color) for line in cells]
     return "\n".join(lines)
@@ -119,7 +124,7 @@ def _line(
     last = len(columns) - 1
     for index, (text, column) in enumerate(zip(texts, columns, strict=True)):
         if left is not None:
-            text = cut_end(text, max(left, 0))  # noqa: PLW2901 -- the same text, as far as there is room
+            text = cut_end(text, max(min(left, widths[index]), 0))  # noqa: PLW2901 -- as far as there is room
         blanks = " " * max(0, min(widths[index], widths[index] if left is None else left) - cell_width(text))
         painted = _paint(text, STATE_COLORS.get(text, "")) if color and column.paints else text
         parts.append(blanks + painted if column.right else painted + (blanks if index < last else ""))

@@ -69,6 +69,8 @@ def spans(
     from tilebox_local.cli.output import show_rows
     from tilebox_local.query.listing import find_job_key, list_spans
 
+    if follow and status == "open":
+        raise click.UsageError("--follow shows spans when they end; --status open excludes that.")
     min_ns = None if min_duration is None else round(min_duration.total_seconds() * 1e9)
     with session.look() as client:
         store = client._open_store()
@@ -155,7 +157,7 @@ def span_columns(*, attributes: bool) -> list[Column]:
         Column("status", paints=True),
         Column("span_id", "span"),
         Column("runner", show=lambda runner: runner[:8]),
-        Column("name"),
+        Column("name", gives_way=True),
         Column("status_message", "message"),
     ]
     return [*columns, Column("attributes")] if attributes else columns

@@ -12,7 +12,7 @@ from tilebox_local.cli.session import common_options
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["COMMANDS", "JOB_COMMANDS", "LazyGroup", "job_group"]
+__all__ = ["COMMANDS", "JOB_COMMANDS", "LazyGroup", "OutputClosedError", "job_group"]
 
 #: name: ("module:function" in this package, first sentence of the help)
 COMMANDS = {
@@ -21,7 +21,7 @@ COMMANDS = {
     "show": ("show:show", "Draw the trace of a job."),
     "spans": ("records:spans", "List the spans of a job, or follow them as they end."),
     "logs": ("records:logs", "List the log records of a job, or follow them."),
-    "tail": ("live:tail", "Follow everything: spans, log records and changes of state, of all jobs or of one."),
+    "tail": ("live:tail", "Follow everything: spans as they end, log records, changes of state."),
     "sql": ("sql:sql", "Ask the store one question in SQL."),
     "run": ("run:run", "Run the tasks of modules or files."),
     "submit": ("submit:submit", "Submit a job of one task."),
@@ -44,6 +44,10 @@ JOB_COMMANDS = {
 }
 
 
+class OutputClosedError(Exception):
+    """Whoever read stdout has gone."""
+
+
 class LazyGroup(click.Group):
     """A group that lists its commands from a table and imports one when it is used."""
 
@@ -62,6 +66,13 @@ class LazyGroup(click.Group):
         module, _, function = self._table[cmd_name][0].partition(":")
         found = getattr(import_module(f"tilebox_local.cli.{module}"), function)
         return found if isinstance(found, click.Command) else None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. click would make exit code 1 of a closed pipe, and keep a wrapper around stdout."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise OutputClosedError from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List the commands without importing them."""

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tilebox_local.cli.registry import OutputClosedError
+from tilebox_local.cli.session import Session
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -18,9 +21,9 @@ OK, FAILED, USAGE, STORE, NOT_FOUND, UNEXPECTED, TIMED_OUT, INTERRUPTED = 0, 1, 
 
 def run_group(group: click.Group, arguments: Sequence[str] | None) -> int:
     """Run a group with these arguments (None: those of the process); the exit code."""
-    chosen = list(sys.argv[1:] if arguments is None else arguments)
+    session = Session()
     try:
-        code = group.main(args=chosen, prog_name="tilebox-local", standalone_mode=False)
+        code = group.main(args=arguments, prog_name="tilebox-local", standalone_mode=False, obj=session)
         sys.stdout.flush()
     except click.UsageError as error:
         return _complain(USAGE, f"{error.format_message()}{_where_to_look(error)}")
@@ -30,11 +33,11 @@ def run_group(group: click.Group, arguments: Sequence[str] | None) -> int:
         return INTERRUPTED
     except SystemExit as error:  # of click's completion, and of tasks
         return error.code if isinstance(error.code, int) else OK if error.code is None else FAILED
-    except BrokenPipeError:  # `tilebox-local jobs | head`
+    except (BrokenPipeError, OutputClosedError):  # `tilebox-local jobs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except Exception as error:  # noqa: BLE001 -- whoever types a command gets a line, not a stack trace
-        return _explain(error, is_verbose=_is_verbose(chosen))
+        return _explain(error, is_verbose=session.is_verbose)
     return code if isinstance(code, int) else OK
 
 
@@ -66,8 +69,3 @@ def _complain(code: int, message: str) -> int:
 
 def _where_to_look(error: click.UsageError) -> str:
     return f" Try `{error.ctx.command_path} --help`." if error.ctx is not None else ""
-
-
-def _is_verbose(arguments: Sequence[str]) -> bool:
-    before = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return any(one == "--verbose" or (one[:1] == "-" and one[1:2] != "-" and "v" in one) for one in before)

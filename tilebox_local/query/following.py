@@ -189,6 +189,8 @@ class Follower:
                 times = {"SUBMITTED": submitted_ns, "RUNNING": started_ns, "STARTED": started_ns}
                 time_ns = times.get(state, stopped_ns)
                 is_known = job_no in self._job_states
+                if is_known:  # it may be retried: then it is as new as what has become of its tasks
+                    time_ns = max([time_ns, *(one.time_ns for one in news if one.row["job_no"] == job_no)])
                 if self._job_states.get(job_no) != state and (is_known or time_ns >= self._since_ns):
                     news.append(News(time_ns, "job", row))
                 self._job_states[job_no] = state

@@ -132,7 +132,7 @@ SELECT * FROM jobs WHERE job_no IN (SELECT value FROM json_each(:jobs))
 -- name: follow_tasks
 -- What changes of the tasks of the jobs in a JSON array, and when it did. By task_records_by_job.
 SELECT task_no, state, attempt,
-       CASE state WHEN 1 THEN max(submitted_ns, coalesce(stopped_ns, 0)) WHEN 2 THEN started_ns
+       CASE state WHEN 1 THEN max(submitted_ns, coalesce(ready_ns, 0), coalesce(stopped_ns, 0)) WHEN 2 THEN started_ns
          ELSE coalesce(stopped_ns, submitted_ns) END
 FROM task_records WHERE job_no IN (SELECT value FROM json_each(:jobs))
 
