@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sample_tasks import Mosaic, Scene
+from terminal import on_terminal
 
 from tilebox_local import Client, clock
 from tilebox_local.cli import main
@@ -209,6 +210,60 @@ def test_tail_ends_on_ctrl_c(tmp_path: Any) -> None:
             assert process.stderr.read().strip() == ""
 
 
+WRITER = """
+import random, sys, threading
+from tilebox_local import Client
+from tilebox_local.observability.logging import get_logger
+
+generator = random.Random(int(sys.argv[2]))
+with Client(sys.argv[1]) as client:
+    logger = get_logger("writer")
+    provider = client.tracer_provider.get_tracer("writer")
+    for number in range(150):
+        with client.tracer.span("outer"):
+            if generator.random() < 0.03:
+                threading.Event().wait(0.3)  # long enough to be written while it is open
+            with client.tracer.span("inner"):
+                logger.warning("number %d", number)
+        if generator.random() < 0.2:  # as instrumentation does that measures first and records later
+            start = 1_000_000_000 * (1_700_000_000 + number)
+            provider.start_span("past", start_time=start).end()
+        if generator.random() < 0.1:
+            client.flush()
+"""
+
+
+def test_several_processes_commit_in_any_order(tmp_path: Any) -> None:
+    """What three processes record, some of it with times of long ago, is shown once each by a `tail` beside them."""
+    path = tmp_path / "tilebox.db"
+    Client(path).close()
+    command = [*PROGRAM, "--db", str(path), "tail", "--json", "--since", "2020-01-01"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_default_sigint) as process:
+        assert process.stdout is not None
+        watchdog = threading.Timer(100, process.kill)  # what is missing would let the test wait for ever
+        watchdog.start()
+        writers = [
+            subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(seed)], stderr=subprocess.DEVNULL)
+            for seed in range(3)
+        ]
+        assert [writer.wait(timeout=100) for writer in writers] == [0, 0, 0]
+        with Client(path, read_only=True) as client:
+            stored = client.sql(
+                "select 'span' as kind, span_id as id from spans union all select 'log', time_ns from logs"
+            )
+        expected = sorted((kind, str(identifier)) for kind, identifier in stored.itertuples(index=False))
+        assert len(expected) > 1350
+        found = []
+        for _ in expected:
+            row = json.loads(process.stdout.readline())
+            found.append((row["type"], str(row["span_id"] if row["type"] == "span" else row["time_ns"])))
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == ""
+        assert process.wait(timeout=60) == 130
+        watchdog.cancel()
+    assert sorted(found) == expected
+
+
 def _default_sigint() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -241,6 +296,13 @@ def test_wait_is_the_state_of_the_job(db: str, capsys: pytest.CaptureFixture[str
         client.jobs().cancel(waiting)
     assert main(["--db", db, "wait", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["state"] == "CANCELED"
+
+
+def test_wait_shows_progress_on_a_terminal(db: str) -> None:
+    """On a terminal a bar shows how many tasks are done; it is gone afterwards. -q shows none."""
+    _, shown = on_terminal([*PROGRAM, "--db", db, "wait", "name:mosaic"])
+    assert shown.startswith(f"\r[{'#' * 30}] 3/3 tasks, 0 running\x1b[K\r\x1b[KJob ")
+    assert on_terminal([*PROGRAM, "--db", db, "wait", "name:mosaic", "-q"]) == (0, "")
 
 
 def test_wait_for_another_thread(tmp_path: Any) -> None:

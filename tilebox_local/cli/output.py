@@ -84,9 +84,14 @@ def terminal_width(default: int | None) -> int | None:
 
 
 def show_rows(session: Session, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> None:
-    """Print rows as a table; with --json as one array of objects, with all of their keys."""
+    """Print rows as a table; with --json as one array of objects, with all of their keys, one a line."""
     if session.as_json:
-        write_json([plain_row(row) for row in rows])
+        last = len(rows) - 1
+        write_line("[" if rows else "[]")
+        for index, row in enumerate(rows):
+            write_line(f"{json_text(plain_row(row))}{',' if index < last else ''}")
+        if rows:
+            write_line("]")
     elif rows:
         show_text(session, table(rows, columns, width=terminal_width(None), color=use_color(session)))
 

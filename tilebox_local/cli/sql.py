@@ -34,7 +34,7 @@ def sql(session: Session, query: str, timeout: float, limit: int | None, as_csv:
     """
     if as_csv and session.as_json:
         raise click.UsageError("--csv and --json exclude each other.")
-    from tilebox_local.cli.output import Column, show_rows, write_json
+    from tilebox_local.cli.output import Column, show_rows
     from tilebox_local.query.sql import query_rows
 
     text = sys.stdin.read() if query == "-" else query
@@ -45,7 +45,7 @@ def sql(session: Session, query: str, timeout: float, limit: int | None, as_csv:
         return
     keys = _distinct(columns)
     if session.as_json:
-        write_json([dict(zip(keys, row, strict=True)) for row in rows])
+        show_rows(session, [dict(zip(keys, row, strict=True)) for row in rows], [])
         return
     numbers = [
         all(row[index] is None or isinstance(row[index], int | float) for row in rows) for index in range(len(keys))

@@ -275,7 +275,8 @@ def draw_waterfall(
         output += _log_lines(line, logs.get(row.span_id), columns, style, glyphs)
         if line.span in tree.folded:
             left = tree.folded[line.span]
-            note = f"{line.below}{glyphs.ellipsis} {left.count:,} spans below{_failed(left)}"
+            spans = "span" if left.count == 1 else "spans"
+            note = f"{line.below}{glyphs.ellipsis} {left.count:,} {spans} below{_failed(left)}"
             output.append(style.paint(note, _DIM))
     if tree.cut.count:
         note = f"{glyphs.ellipsis} {tree.cut.count:,} of {tree.total:,} spans not shown{_failed(tree.cut)}"
