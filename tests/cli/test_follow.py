@@ -115,6 +115,19 @@ def test_spans_are_told_when_they_end(client: Client) -> None:
     assert follower.look(thorough=True) == []
 
 
+@pytest.mark.parametrize("job_no", [1, None])
+def test_long_spans_that_nobody_saw_open(client: Client, job_no: int | None) -> None:
+    """A span that began hours before, and was never stored as open, is told by a thorough look."""
+    store = client._store
+    since_ns = clock.wall_ns()
+    follower = Follower(store, since_ns=since_ns, job_no=job_no, filters=Filters(kinds=("span",)))
+    assert follower.look() == []
+    insert_span(store, 1, since_ns - 10**13, 10**13 + 5, 7)
+    insert_span(store, 1, since_ns - 10**13, 10**12, 8)  # ended before
+    assert names(follower.look(thorough=True)) == ["span 7"]
+    assert follower.look(thorough=True) == []
+
+
 def test_records_outside_of_jobs(client: Client) -> None:
     """Who follows everything also sees what belongs to no job."""
     follower = Follower(client._store, since_ns=clock.wall_ns(), filters=EVERYTHING)

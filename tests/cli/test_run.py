@@ -128,13 +128,18 @@ def test_crashes_are_reported(tmp_path: Path) -> None:
         assert process.wait(timeout=60) == 1
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_pass_on(queued: str, number: int, code: int) -> None:
-    """SIGINT and SIGTERM end all runner processes as they end one."""
-    with running(queued, TASKS, "--processes", "2") as process:
+@pytest.mark.parametrize(
+    ("number", "processes", "code"),
+    [(signal.SIGINT, 1, 130), (signal.SIGTERM, 1, -15), (signal.SIGINT, 2, 130), (signal.SIGTERM, 2, 143)],
+)
+def test_signals(queued: str, number: int, processes: int, code: int) -> None:
+    """SIGINT and SIGTERM end a runner, or all runner processes, once what runs has ended."""
+    with running(queued, TASKS, "--processes", str(processes)) as process:
         assert main(["wait", "name:mosaic", "-q", "--db", queued]) == 0
         process.send_signal(number)
         assert process.wait(timeout=60) == code
+        assert process.stderr is not None
+        assert "runner process" not in process.stderr.read()  # none has crashed
     with Client(queued, read_only=True) as client:
         assert client.sql("select count(*) as n from runners where stopped_at is null")["n"].tolist() == [0]
 

@@ -117,7 +117,7 @@ def check(session: Session, full: bool) -> int:
     """
     from tilebox_local.cli.output import write_json, write_line
 
-    with session.change() as client:
+    with session.look() as client:
         result = client.check(full=full)
     if session.as_json:
         problems = [{"check": problem.check, "message": str(problem)} for problem in result.problems]

@@ -10,6 +10,7 @@ import orjson
 
 from tilebox_local.catalog import run, sql
 from tilebox_local.errors import ArgumentError, NotFoundError
+from tilebox_local.formatting.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +61,7 @@ def find_job_key(store: Store, text: str) -> JobKey:
         hint = "List the jobs with `tilebox-local jobs`." if text != "latest" else "It has no jobs yet."
         raise NotFoundError("job", text, hint=hint)
     if len(rows) > 1:
-        shown = "\n".join(f"  {row[2]}  {row[3]}" for row in rows[:_CANDIDATES])
+        shown = "\n".join(f"  {row[2]}  {visible(row[3])}" for row in rows[:_CANDIDATES])
         more = "\n  and more" if len(rows) > _CANDIDATES else ""
         raise ArgumentError(f"Several jobs have an id that begins with {text!r}; type more of it:\n{shown}{more}")
     job_no, job_id, _, name = rows[0]
