@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -262,7 +263,8 @@ def to_row(span: Span, displays: dict[str, str]) -> SpanRow:
     """What the waterfall shows of a span: for tasks display name and error, inside of tasks the runner's name."""
     row = SpanRow.from_span(span)
     is_task = span.name.startswith("task/")
-    return row._replace(
+    return replace(
+        row,
         name=displays.get(span.attributes["task_id"], row.name) if is_task else row.name,
         runner=span.runner_attributes["service.name"] if "task_id" in span.attributes else "",
         message=row.message if is_task else "",

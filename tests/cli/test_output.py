@@ -1,242 +1,161 @@
-"""What all commands have in common: exit codes, JSON, colours, help, examples."""
+"""Colours, widths, pagers, exit codes: how the command line behaves wherever it runs."""
 
 from __future__ import annotations
 
-import fcntl
-import io
-import os
-import pty
-import re
-import shlex
-import struct
 import subprocess
 import sys
-import termios
-from typing import Any
+from typing import TYPE_CHECKING
 
-import click
 import pytest
+from terminal import on_terminal
 
-from tilebox_local import Client, ExecutionContext, Task
-from tilebox_local.cli import app
+from tilebox_local import Client
+from tilebox_local.cli import main
+from tilebox_local.cli.output import Column, table
 
-Cli = Any
-SCRIPT = "import sys; from tilebox_local.cli import main; sys.exit(main(sys.argv[1:]))"
+if TYPE_CHECKING:
+    from pathlib import Path
 
-
-class Nothing(Task):
-    """Does nothing."""
-
-    def execute(self, context: ExecutionContext) -> None:
-        """Nothing."""
+PROGRAM = [sys.executable, "-m", "tilebox_local"]
 
 
-def _all_commands() -> list[list[str]]:
-    group = app._group
-    context = click.Context(group)
-    found = []
-    for name in app.COMMANDS:
-        command = group.get_command(context, name)
-        if isinstance(command, click.Group):
-            found += [[name, below] for below in command.commands]
-        else:
-            found.append([name])
-    return found
-
-
-@pytest.mark.parametrize("words", _all_commands(), ids=" ".join)
-def test_help(cli: Cli, words: list[str]) -> None:
-    """Each command explains itself, with its options and examples."""
-    found = cli(*words, "--help")
-    assert (found.code, found.err) == (0, "")
-    assert found.out.startswith(f"Usage: tilebox-local {' '.join(words)} ")
-    assert "--db FILE" in found.out
-    assert "Examples:" in found.out or words[0] == "clusters"
-
-
-ANALYSES = ["durations", "bottlenecks", "critical-path", "concurrency", "queue-waits", "failures"]
-
-
-@pytest.mark.parametrize("job", ["good", "bad", "waiting"])
-@pytest.mark.parametrize("command", [*ANALYSES, "failures --rates", "bottlenecks --by queue_wait"])
-def test_analyses_answer(store: str, cli: Cli, command: str, job: str) -> None:
-    """Every analysis has a table and JSON for jobs that have run, failed, or not begun."""
-    words = command.split()
-    table = cli(*words, f"name:{job}")
-    assert (table.code, "Traceback" in table.err) == (0, False)
-    assert bool(table.out) != bool(table.err)  # data, or the message that there is none
-    data = cli(*words, f"name:{job}", "--json")
-    assert (data.code, data.err) == (0, "")
-    assert isinstance(data.json, list | dict)
-
-
-def test_what_analyses_say(store: str, cli: Cli) -> None:
-    """The tables name what the analyses found."""
-    assert cli("failures", "name:bad").lines[1].split()[2:5] == ["span", "divide", "1"]
-    assert "1 / self.by" in cli("failures", "name:bad", "--stack").out
-    assert cli("failures", "name:bad", "--json").json[0]["exception_type"] == "ZeroDivisionError"
-    assert {row["name"] for row in cli("durations", "name:good", "--json", "--kind", "task").json} == {"Divide"}
-    assert cli("bottlenecks", "name:good", "--by", "critical_path").lines[1].startswith("1  ")
-    assert [step["step"] for step in cli("critical-path", "name:good", "--json").json["steps"]] == [1]
-    assert set(cli("concurrency", "name:good", "--json").json) == {
-        "peak_running", "mean_running", "parallelism_score", "slots", "runners", "stragglers",
-    }  # fmt: skip
-    assert cli("trends", "good", "--json").json[0]["state"] == "COMPLETED"
-    assert cli("trends", "good", "--steps").code == 0
-    assert cli("compare", "name:good", "name:bad").code == 0
-    assert cli("compare", "name:good", "name:bad", "--json").json["a_name"] == "good"
-    assert cli("trends", "unknown").code == 4
-
-
-def test_spans_and_logs(store: str, cli: Cli) -> None:
-    """Spans and log records are listed by time; filters and limits apply; attributes are JSON objects."""
-    rows = cli("spans", "name:good", "--json").json
-    assert [row["name"] for row in rows] == ["job/good", "task/Divide", "divide", "task/Divide", "divide"]
-    assert rows[2]["attributes"]["by"] == 1
-    assert [row["status"] for row in cli("spans", "name:bad", "--status", "error", "--json").json] == ["ERROR", "ERROR"]
-    assert cli("spans", "name:bad", "--status", "open", "--json").json == []
-    assert cli("spans", "name:good", "--min-duration", "1h").err == "No spans.\n"
-    some = cli("spans", "name:good", "--name", "d*", "--limit", "1")
-    assert (len(some.lines), some.err) == (2, "There are more than 1; --limit 0 shows all.\n")
-    (record,) = cli("logs", "name:bad", "--json").json
-    assert (record["body"], record["severity"], record["attributes"]["by"]) == ("dividing", "INFO", 0)
-    assert cli("logs", "name:bad", "--level", "warning").err == "No log records.\n"
-    assert '"by":0' in cli("logs", "name:bad", "--attributes").out
-
-
-def test_sql(store: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`sql` prints rows as a table, JSON or CSV; it neither writes nor runs for ever; parameters are values."""
-    query = "select name, tasks from jobs where state = ? order by name"
-    assert cli("sql", query, "-p", "FAILED").lines == ["name  tasks", "bad   1"]
-    assert cli("sql", query, "-p", "FAILED", "--json").json == [{"name": "bad", "tasks": 1}]
-    assert cli("sql", "select 'a,b' x, null y, x'ff00' z", "--csv").out == 'x,y,z\r\n"a,b",,ff00\n'
-    assert cli("sql", "select 1 a, 2 a").lines == ["a  a", "1  2"]
-    assert cli("sql", "select 1 where 0").err == "No rows.\n"
-    refused = cli("sql", "delete from job_records")
-    assert (refused.code, refused.out) == (2, "")
-    assert "only reads" in refused.err
-    endless = "with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n"
-    assert cli("sql", endless, "--timeout", "0.05").code == 3
-    many = cli("sql", "select value from json_each('[1, 2, 3]')", "--limit", "2")
-    assert (many.lines, many.err) == (["value", "1", "2"], "There are more than 2 rows; --limit 0 shows all.\n")
-    monkeypatch.setattr("sys.stdin", io.StringIO("select 7 as seven"))
-    assert cli("sql", "-", "--json").json == [{"seven": 7}]
-
-
-def test_clusters(store: str, cli: Cli) -> None:
-    """Clusters are listed, created and deleted."""
-    assert [row["slug"] for row in cli("clusters", "list", "--json").json] == ["default"]
-    assert cli("clusters", "create", "GPU machines", "--slug", "gpu").out == "gpu\n"
-    assert cli("clusters", "list").lines[2].split() == ["gpu", "GPU", "machines"]
-    assert cli("clusters", "delete", "gpu").err == "Cluster gpu is deleted.\n"
-    assert cli("clusters", "delete", "gpu").code == 4
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [["nonsense"], ["jobs", "--nonsense"], ["jobs", "--limit", "x"], ["jobs", "--since", "soon"], ["sql"], []],
-)
-def test_wrong_usage(cli: Cli, arguments: list[str]) -> None:
-    """Wrong usage has exit code 2, an explanation on stderr, and nothing on stdout."""
-    found = cli(*arguments)
-    assert (found.code, found.out) == (2, "")
-    assert found.err
-
-
-def test_colors(store: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Colours are for terminals, unless --color, NO_COLOR or FORCE_COLOR say otherwise."""
-    escape = "\x1b["
-    assert escape not in cli("jobs").out
-    assert escape in cli("jobs", "--color", "always").out
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    assert escape in cli("jobs").out
-    assert escape not in cli("jobs", "--color", "never").out
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert escape not in cli("jobs").out
-
-
-def test_on_a_terminal(store: str) -> None:
-    """On a terminal, tables are coloured, and names are cut until a line fits; ids never are."""
-    main, side = pty.openpty()
-    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 120, 0, 0))  # rows, columns
-    with Client(store) as client:
-        client.jobs().submit("long" * 50, Nothing())
-    kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    environment = {**kept, "TERM": "xterm", "TILEBOX_LOCAL_DB": store}
-    with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, "jobs", "--no-pager"], stdout=side, stderr=side, env=environment
-    ) as process:
-        os.close(side)
-        text = b""
-        try:
-            while data := os.read(main, 10_000):
-                text += data
-        except OSError:  # the other side is closed
-            pass
-    os.close(main)
-    assert process.returncode == 0
-    assert b"\x1b[" in text
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).splitlines()
-    assert len(lines) == 5
-    assert max(map(len, lines)) == 120
-    assert [len(line.split()[0]) for line in lines] == [2, 36, 36, 36, 36]
-    assert lines[1].endswith("g")
-    assert "…" in lines[1]
-
-
-def test_a_closed_pipe_is_quiet(store: str) -> None:
-    """Whoever stops reading, such as `head`, hears no complaint."""
-    with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()
-        process.stdout.close()
-        assert (process.stderr.read(), process.wait()) == (b"", 0)
-
-
-def test_help_imports_nothing_heavy() -> None:
-    """Help and lists of commands load neither the client nor pandas, apsw, pydantic or watchdog."""
-    script = (
-        "import sys; from tilebox_local.cli import main; "
-        "main(['--help']); main(['job', 'show', '--help']); main(['bottlenecks', '--help']); main(['sql', '--help']); "
-        "print(sorted({'pandas', 'numpy', 'apsw', 'pydantic', 'watchdog', 'opentelemetry', 'tilebox_local.client'} "
-        "& set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion(cli: Cli, shell: str) -> None:
-    """There is a completion script for each shell."""
-    found = cli("completion", shell)
-    assert (found.code, "_TILEBOX_LOCAL_COMPLETE" in found.out) == (0, True)
-
-
-def _examples() -> list[str]:
-    found = []
-    for words in _all_commands():
-        command: Any = app._group
-        for word in words:
-            command = command.get_command(click.Context(command), word)
-        found += re.findall(r"^  tilebox-local (.*)$", command.epilog or "", re.MULTILINE)
-    return found
-
-
-@pytest.mark.parametrize("example", sorted(set(_examples())))
-def test_examples_are_understood(
-    store: str, cli: Cli, example: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("command", ["jobs", "show"])
+def test_store_before_or_after_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    """Every example in a help text is a command that exists, with options that exist."""
-    monkeypatch.chdir(tmp_path)
-    words = shlex.split(re.split(r" (?:>|\||&&|#) ", example)[0])
-    if words[0] in ("completion", "recover") or "/backup/tilebox.db" in words:
-        return
-    if words[0] == "wait":
-        words += ["--timeout", "1ms"]  # the later one counts; nobody runs the job
-    monkeypatch.setattr("sys.stdin", io.StringIO("select 1"))
-    found = cli(*words)
-    assert "Usage:" not in found.err
-    assert "Traceback" not in found.err
+    """--db is accepted on both sides of the command; the later one wins, and either wins over the environment."""
+    from sample_tasks import Scene
+
+    first, second = (str(tmp_path / name) for name in ("first", "second"))
+    for path in (first, second):
+        with Client(path) as client:
+            client.jobs().submit(f"in {path}", Scene("x"))
+    monkeypatch.setenv("TILEBOX_LOCAL_DB", second)
+    for arguments, store in [
+        (["--db", first, command], first),
+        ([command, "--db", first], first),
+        (["--db", second, command, "--db", first], first),
+        ([command, f"--db={second}", "--db", first], first),
+        (["--db", second, "job", "--db", first, {"jobs": "list"}.get(command, command)], first),
+        ([command], second),
+    ]:
+        assert main(arguments) == 0
+        assert f"in {store}" in capsys.readouterr().out
+
+
+def test_exit_codes(db: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong usage, a store that cannot be used and what is not found differ; each is one line that says what to do."""
+    no_store = str(tmp_path / "none.db")
+    foreign = tmp_path / "foreign.db"
+    foreign.write_text("not a database, but long enough to be taken for one")
+    for arguments, code, message in [
+        (["nonsense"], 2, "No such command 'nonsense'. Try `tilebox-local --help`."),
+        (["jobs", "--limit", "0"], 2, "Invalid value for '--limit': 0 is not in the range x>=1. Try"),
+        (["jobs", "--db", no_store], 3, f"there is no store at {no_store}; name one with --db."),
+        (["jobs", "--db", str(foreign)], 3, str(foreign)),
+        (["show", "ffffffff", "--db", db], 4, "No job 'ffffffff' in this store."),
+    ]:
+        assert main(arguments) == code
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith("tilebox-local: ")
+        assert message in captured.err
+        assert len(captured.err.splitlines()) == 1
+    assert not (tmp_path / "none.db").exists()
+    assert main([]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("Usage: tilebox-local ")
+
+
+def test_unexpected_errors(db: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bug is one line and exit code 70; -v, on either side, shows where it is."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise LookupError("a bug")
+
+    monkeypatch.setattr("tilebox_local.query.listing.list_jobs", fail)
+    assert main(["--db", db, "jobs"]) == 70
+    expected = "tilebox-local: unexpected LookupError: a bug. Run it again with -v to see where.\n"
+    assert capsys.readouterr() == ("", expected)
+    for arguments in (["-v", "jobs"], ["jobs", "--verbose"]):
+        assert main(["--db", db, *arguments]) == 70
+        assert "Traceback" in capsys.readouterr().err
+
+
+def test_colors(db: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """--color decides, then NO_COLOR, then FORCE_COLOR, then whether it is a terminal that shows them."""
+
+    def is_colored(*arguments: str, **environment: str) -> bool:
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            assert main(["--db", db, *arguments]) == 0
+        return "\x1b[" in capsys.readouterr().out
+
+    assert not is_colored("jobs")
+    assert is_colored("jobs", FORCE_COLOR="1")
+    assert not is_colored("jobs", FORCE_COLOR="1", NO_COLOR="1")
+    assert is_colored("--color", "always", "jobs", NO_COLOR="1")
+    assert not is_colored("--color", "always", "jobs", "--color", "never")
+    assert is_colored("show", "--color", "always")
+    jobs = [*PROGRAM, "--db", db, "jobs"]
+    assert "\x1b[31mFAILED\x1b[0m" in on_terminal(jobs)[1]
+    assert "\x1b[" not in on_terminal(jobs, environment={"TERM": "dumb"})[1]
+    assert "\x1b[" not in on_terminal(jobs, environment={"NO_COLOR": "1"})[1]
+
+
+def test_width(db: str) -> None:
+    """A table fits the terminal; what is piped is not cut."""
+    with Client(db) as client:
+        from sample_tasks import Scene
+
+        client.jobs().submit("x" * 200, Scene("x"))
+    _, shown = on_terminal([*PROGRAM, "--db", db, "--color", "never", "jobs"], columns=100)
+    lines = shown.splitlines()
+    assert max(map(len, lines)) == 100
+    assert f"  {'x' * 15}…  2" in lines[1]
+    assert on_terminal([*PROGRAM, "--db", db, "jobs"], columns=40)[1].splitlines()[1].endswith("…")
+    piped = subprocess.run([*PROGRAM, "--db", db, "jobs"], capture_output=True, text=True, check=True).stdout
+    assert "x" * 200 in piped
+
+
+def test_pager(db: str, tmp_path: Path) -> None:
+    """What is longer than the terminal goes through $PAGER, with LESS=FRX; not if it is piped, or with --no-pager."""
+    pager = tmp_path / "pager"
+    pager.write_text('#!/bin/sh\necho "paged with $LESS"\ncat >/dev/null\n')
+    pager.chmod(0o755)
+    show = [*PROGRAM, "--db", db, "show", "name:mosaic"]
+    environment = {"PAGER": str(pager)}
+    assert on_terminal(show, rows=5, environment=environment)[1] == "paged with FRX\r\n"
+    assert "paged" not in on_terminal(show, rows=50, environment=environment)[1]
+    assert "paged" not in on_terminal([*show, "--no-pager"], rows=5, environment=environment)[1]
+    assert "job/mosaic" in on_terminal(show, rows=5, environment={"PAGER": "no-such-pager"})[1]
+    piped = subprocess.run(show, capture_output=True, text=True, check=True, env={**environment, "LINES": "5"})
+    assert "job/mosaic" in piped.stdout
+
+
+def test_plain_encodings(db: str) -> None:
+    """Where only ASCII can be shown, nothing else is printed."""
+    done = subprocess.run(
+        [*PROGRAM, "--db", db, "show"], capture_output=True, check=True, env={"PYTHONIOENCODING": "ascii"}
+    )
+    assert b"`- task/Mosaic" in done.stdout
+    assert done.stdout.isascii()
+
+
+def test_quiet(db: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """-q leaves errors only."""
+    assert main(["--db", db, "check"]) == 0
+    assert capsys.readouterr().err == "No problems found.\n"
+    assert main(["--db", db, "-q", "check"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_table_of_wide_characters() -> None:
+    """Columns are as wide as what they show, numbers are at the right, nothing steers the terminal."""
+    rows = [{"name": "語", "count": 5}, {"name": "a\x1bb", "count": 12}, {"name": None, "count": None}]
+    assert (
+        table(rows, [Column("count", right=True), Column("name", "what")])
+        == ("count  what\n    5  語\n   12  a␛b") + "\n"
+    )

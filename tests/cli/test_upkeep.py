@@ -1,14 +1,18 @@
-"""snapshot, prune, check, recover: keeping a store."""
+"""The commands that keep a store: doctor, snapshot, prune, check, recover, schema."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import sys
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from terminal import on_terminal
 
 from tilebox_local import Client, ExecutionContext, Task
 from tilebox_local.cli import main
-from tilebox_local.cli.options import DURATION, SIZE
+from tilebox_local.cli.types import parse_duration, parse_size
+from tilebox_local.storage.schema import read_schema_sql
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,12 +72,14 @@ def test_prune(store: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_lengths_of_time_and_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     """Ages have a unit, sizes may have one: decimal, or binary with an i."""
     ages = {"90s": 90, "1.5m": 90, "12h": 43_200, "30d": 2_592_000, "2W": 1_209_600}
-    assert {text: DURATION.convert(text, None, None).total_seconds() for text in ages} == ages
+    assert {text: parse_duration(text).total_seconds() for text in ages} == ages
     sizes = {"0": 0, "100": 100, "1k": 1000, "2GB": 2 * 10**9, "1.5 MiB": 3 * 2**19, "1TiB": 2**40}
-    assert {text: SIZE.convert(text, None, None) for text in sizes} == sizes
+    assert {text: parse_size(text) for text in sizes} == sizes
     for arguments in (["--older-than", "30"], ["--older-than", "-1d"], ["--max-size", "big"], ["--keep-last", "x"]):
         assert main(["prune", *arguments]) == 2
-        assert f"Invalid value for '{arguments[0]}': " in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert error.startswith(f"tilebox-local: Invalid value for '{arguments[0]}': ")
+        assert error.endswith(" Try `tilebox-local prune --help`.\n")
 
 
 def test_check_and_recover(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,3 +101,37 @@ def test_check_and_recover(store: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["recover", store, target]) == 2
     assert main(["recover", str(tmp_path / "missing"), target]) == 2
     assert "is not a file" in capsys.readouterr().err
+
+
+def test_json_of_upkeep(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of them prints one JSON object on demand, and messages elsewhere."""
+
+    def ask(*arguments: str) -> dict[str, Any]:
+        assert main([*arguments, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    counts = ask("prune", "--keep-last", "2", "--dry-run", "--db", store)
+    assert {name: counts[name] for name in ("jobs", "tasks", "traces", "spans", "is_dry_run")} == {
+        "jobs": 1, "tasks": 1, "traces": 0, "spans": 2, "is_dry_run": True,
+    }  # fmt: skip
+    assert ask("check", "--full", "--db", store) == {"ok": True, "problems": [], "unfinished": []}
+    assert ask("snapshot", str(tmp_path / "copy.db"), "--db", store) == {"path": str(tmp_path / "copy.db")}
+    assert ask("doctor", "--db", store)["incidents"] == []
+    assert ask("recover", store, str(tmp_path / "new.db"))["recovered"]["job_records"] == 3
+
+
+def test_prune_asks_on_a_terminal_only(store: str) -> None:
+    """On a terminal `prune` says what goes and asks; no means that nothing goes, --yes that it does not ask."""
+    prune = [sys.executable, "-m", "tilebox_local", "--db", store, "prune", "--keep-last", "2"]
+    code, shown = on_terminal(prune, typed="n\n")
+    assert code == 0
+    assert "Delete 1 jobs with 1 tasks and 2 spans? [y/N]: " in shown
+    assert "Nothing was deleted." in shown
+    code, shown = on_terminal([*prune, "--yes"])
+    assert (code, shown.split("\r\n")[0]) == (0, "jobs         1")
+
+
+def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    """`schema` prints schema.sql; it needs no store."""
+    assert main(["schema"]) == 0
+    assert capsys.readouterr().out == read_schema_sql()

@@ -89,8 +89,7 @@ def test_readme_example_runs(tmp_path: Path) -> None:
             ("task/Scene", "UNSET"), ("task/Scene", "UNSET"),
         ]  # fmt: skip
     shown = _run(sys.executable, "-m", "tilebox_local", "job", "show", "--db", "example.db", cwd=tmp_path)
-    assert shown.splitlines()[0] == "process-scenes"
-    assert shown.splitlines()[1].startswith("COMPLETED  ")
+    assert shown.splitlines()[0].startswith("process-scenes  COMPLETED  ")
 
 
 def test_version_is_one() -> None:
@@ -106,6 +105,6 @@ def test_command_line(tmp_path: Path) -> None:
         [sys.executable, "-m", "tilebox_local", "jobs"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (missing.returncode, missing.stdout) == (3, "")
-    assert missing.stderr == "tilebox-local: There is no store at tilebox.db. Name one with --db.\n"
+    assert missing.stderr == "tilebox-local: there is no store at tilebox.db; name one with --db.\n"
     assert list(tmp_path.iterdir()) == []
     assert _run(sys.executable, "-m", "tilebox_local", "schema") == (ROOT / "schema.sql").read_text()

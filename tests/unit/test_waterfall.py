@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tilebox_local.errors import ArgumentError
-from tilebox_local.formatting.waterfall import SpanRow, format_duration, render_waterfall
+from tilebox_local.formatting.waterfall import LogRow, LogRows, SpanRow, format_duration, render_waterfall
 from tilebox_local.telemetry import Span
 
 MS = 1_000_000
@@ -306,3 +306,71 @@ def test_many_spans_take_linear_work(shape: str) -> None:
         return taken
 
     assert steps(20_000) < 11 * steps(2_000)
+
+
+# -- what is left out, and what is added -------------------------------------------------------------------------------
+
+
+def tree(spans: list[SpanRow], **options: object) -> list[str]:
+    """Guides and names, or whole lines below them, without header."""
+    return [re.split(r"(?<=[^\s│])  +| ✗ ", line)[0] for line in lines(spans, **options)[1:]]
+
+
+def test_depth_counts_what_is_below() -> None:
+    """Below the last level that is shown, a line says how many spans are hidden, and how many of them failed."""
+    assert tree(trace(), depth=1) == ["process-scenes", "   … 8 spans below, 1 of them failed", "orphan"]
+    assert tree(trace(), depth=2) == [
+        "process-scenes",
+        "├─ ProcessScene",
+        "│     … 1 span below",
+        "├─ BuildThumbnail",
+        "│     … 2 spans below",
+        "├─ PublishSceneToTheSharedBucketOfTheTeam",
+        "│     OSError: disk␊full",
+        "│     … 1 span below",
+        "└─ Index",
+        "orphan",
+    ]
+    assert lines(trace(), depth=3) == lines(trace())
+    with pytest.raises(ArgumentError, match="depth must be at least 1 or None, not 0"):
+        render_waterfall(trace(), depth=0)
+
+
+def test_depth_and_limit_count_each_span_once() -> None:
+    """What is below a line that is shown is not counted a second time as not shown."""
+    assert tree(trace(), depth=2, max_rows=2) == [
+        "process-scenes",
+        "├─ ProcessScene",
+        "│     … 1 span below",
+        "… 7 of 10 spans not shown, 1 of them failed",
+    ]
+
+
+def test_errors_only() -> None:
+    """Only failed spans and those above them are shown; without one, a line says so."""
+    assert tree(trace(), errors_only=True) == [
+        "process-scenes",
+        "└─ PublishSceneToTheSharedBucketOfTheTeam",
+        "      OSError: disk␊full",
+        f"… {len(trace()) - 2} of {len(trace())} spans not shown: no failure in or below them",
+    ]
+    good = [row for row in trace() if not row.is_error]
+    assert render_waterfall(good, errors_only=True) == f"None of the {len(good)} spans failed."
+
+
+def test_the_axis_is_that_of_all_spans() -> None:
+    """What is hidden still counts for the time axis."""
+    for options in ({}, {"max_rows": 2}, {"errors_only": True}, {"depth": 1}):
+        assert lines(trace(), width=90, **options)[0].split()[-2:] == ["1.60s", "runner"]
+
+
+def test_logs_below_their_span() -> None:
+    """Log records follow their span with the time since the start of the trace; the number of others is told."""
+    records = [LogRow(T0 + 201_000_000, "INFO", "one\x1b[2J"), LogRow(T0, "ERROR", "two")]
+    output = lines(trace(), logs={"load": LogRows(records, 5)})
+    at = next(index for index, line in enumerate(output) if "load-data" in line)
+    assert output[at + 1 : at + 4] == [
+        "│  │       201ms INFO  one␛[2J",
+        "│  │         0µs ERROR two",
+        "│  │     … 3 more log records",
+    ]

@@ -1,30 +1,73 @@
-"""The command line `tilebox-local`. Data goes to stdout, messages to stderr.
+"""The command line `tilebox-local`.
 
-A command is a function in one of the modules of this package:
+Data goes to stdout, messages to stderr. Nothing but click is imported before a command needs it: `--help` stays fast.
 
-    @store_command("queue-waits")          # adds --db, --json and so on, and what turns errors into exit codes
-    @job_argument
-    def queue_waits(settings, job): ...    # settings.open() is a client, settings.show(...) prints a table or JSON
+To add a command, say `durations`:
 
-and a line in `app.COMMANDS`, so that nothing but its module is imported when it runs. Everything heavy (the client,
-pandas, watchdog) is imported inside of functions: `tilebox-local --help` is to appear at once.
+1. Write a module here, with a function whose docstring is the help:
+
+       @command("durations", examples=["tilebox-local durations latest"])
+       @job_argument()
+       def durations(session: Session, job: str) -> None:
+           '''Say how long the spans of each name take.'''
+           with session.look() as client:                  # read-only; `session.change()` may write
+               rows = ask(client, find_job(client, job))   # list of dicts; in query/, SQL in sql/*.sql
+           show_rows(session, rows, [Column("name"), Column("total_ms", "total", format_ms, right=True)])
+
+   `command` adds --db, --json, --color, --no-pager, -q and -v, and hands over the Session that they fill. `show_rows`
+   prints a table, or with --json one array of the rows as they are. A number that is returned is the exit code;
+   errors of errors.py become one line and a code. Import what is heavy inside of the function.
+2. Add a line to `COMMANDS` in registry.py: where the function is, and the first sentence of its help.
+3. Test it in tests/cli/; the examples are run by tests/cli/test_help.py.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
+
+import click
+
+from tilebox_local import __version__
+from tilebox_local.cli.registry import COMMANDS, LazyGroup
+from tilebox_local.cli.running import USAGE, run_group
+from tilebox_local.cli.session import common_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["main"]
+__all__ = ["main", "program"]
+
+_HELP = """Run tasks, look into a store, and keep it.
+
+A store is one SQLite file: --db, else $TILEBOX_LOCAL_DB, else tilebox.db in the working directory.
+
+Where a command takes JOB: its id, a unique beginning of it of at least 4 characters, `latest`, or `name:` and the name
+of the job, of which the newest one is meant.
+
+Exit codes: 0 done, 1 the job failed, 2 wrong usage, 3 the store cannot be used, 4 not found, 70 a bug, 124 --timeout,
+130 Ctrl-C.
+"""
+
+
+@click.pass_context
+def _without_command(ctx: click.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        sys.stderr.write(f"{ctx.get_help()}\n")
+        ctx.exit(USAGE)
+
+
+program = LazyGroup(
+    "tilebox-local",
+    COMMANDS,
+    help=_HELP,
+    callback=_without_command,
+    invoke_without_command=True,
+    params=common_options(with_json=True),
+)
+click.version_option(__version__, message="tilebox-local %(version)s")(program)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code.
-
-    0 done, 1 a job failed, 2 wrong usage, 3 the store cannot be used, 4 not found, 130 Ctrl-C.
-    """
-    from tilebox_local.cli.app import run
-
-    return run(arguments)
+    """Run one command and return its exit code; never raises SystemExit."""
+    return run_group(program, arguments)

@@ -1,370 +1,313 @@
-"""durations, bottlenecks, critical-path and so on: why a job took as long as it did."""
+"""`durations`, `bottlenecks`, `critical-path` and so on: why a job took as long as it did."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from tilebox_local.cli.options import limit_option, period_options
-from tilebox_local.cli.settings import find_job, job_argument, store_command
-from tilebox_local.cli.tables import Column, show_json, show_rows
+from tilebox_local.cli.session import Session, command, job_argument
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Iterator
+    from uuid import UUID
 
-    from tilebox_local.cli.settings import Settings
+    from tilebox_local.cli.output import Column
+    from tilebox_local.jobs.client import JobClient
 
-__all__ = ["COMMANDS"]
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def _section(settings: Settings, title: str) -> None:
-    settings.print(click.style(f"\n{title}", bold=True))
-
-
-def _table(settings: Settings, rows: Sequence[Any], *columns: Column, empty: str, red: str | None = None) -> None:
-    show_rows(settings, [row.to_dict() for row in rows], columns, empty=empty, red=red)
-
-
-@store_command(
+__all__ = [
+    "bottlenecks",
+    "concurrency",
+    "count",
+    "critical_path",
     "durations",
-    epilog="""\b
-Examples:
-  tilebox-local durations
-  tilebox-local durations name:nightly --kind task --json""",
-)
-@job_argument
+    "failures",
+    "length",
+    "limit_option",
+    "percent",
+    "queue_waits",
+    "show_records",
+]
+
+
+_F = TypeVar("_F", bound="Callable[..., Any]")
+
+
+def limit_option(default: int) -> Callable[[_F], _F]:
+    """The option --limit."""
+    return click.option(
+        "--limit", type=click.IntRange(min=1), default=default, show_default=True, metavar="N", help="At most N rows."
+    )
+
+
+def show_records(session: Session, records: Iterable[Any], columns: list[Column], *, empty: str) -> None:
+    """Records of an analysis as a table, or as JSON; `empty` is said if there are none."""
+    from tilebox_local.cli.output import show_rows
+
+    rows = [record.to_dict() for record in records]
+    if not rows and empty:
+        session.say(empty)
+    used = [column for column in columns if any(column.text(row) for row in rows)]
+    show_rows(session, rows, used)
+
+
+def count(key: str, heading: str | None = None) -> Column:
+    """A column of numbers of things."""
+    from tilebox_local.cli.output import Column
+
+    return Column(key, heading, lambda number: f"{number:,}", right=True)
+
+
+def length(key: str, heading: str | None = None) -> Column:
+    """A column of lengths of time."""
+    from tilebox_local.cli.output import Column
+    from tilebox_local.formatting.waterfall import format_duration
+
+    return Column(key, heading, lambda ms: format_duration(round(ms * 1e6)), right=True)
+
+
+def percent(key: str, heading: str | None = None) -> Column:
+    """A column of shares."""
+    from tilebox_local.cli.output import Column
+
+    return Column(key, heading, lambda share: f"{share * 100:.1f} %", right=True)
+
+
+def _mean(key: str, heading: str) -> Column:
+    from tilebox_local.cli.output import Column
+
+    return Column(key, heading, lambda number: f"{number:.2f}", right=True)
+
+
+@contextmanager
+def _asked(session: Session, job: str) -> Iterator[tuple[JobClient, UUID]]:
+    """Where to ask, and about which job."""
+    from tilebox_local.query.listing import find_job_key
+
+    with session.look() as client:
+        yield client.jobs(), find_job_key(client._open_store(), job).job_id
+
+
+@command("durations", examples=["tilebox-local durations", "tilebox-local durations latest --kind task --json"])
+@job_argument()
 @click.option("--kind", type=click.Choice(["span", "task"]), help="Only spans, or only tasks.")
 @limit_option(50)
-def durations(settings: Settings, job: str, kind: str | None, limit: int) -> None:
-    """How long spans and tasks take: count, total, self time and percentiles by name."""
-    with settings.open() as client:
-        rows = client.jobs().durations(find_job(client, job))
-    kept = [row for row in rows if kind in (None, row.kind)]
-    _table(
-        settings,
-        kept[: limit or None],
-        Column("kind", "kind", "word"),
-        Column("name", "name"),
-        Column("version", "version", "word"),
-        Column("count", "count", "count"),
-        Column("open", "open", "count"),
-        Column("failed", "failed", "count"),
-        Column("total", "total_ms", "ms"),
-        Column("self", "self_ms", "ms"),
-        Column("mean", "mean_ms", "ms"),
-        Column("p50", "p50_ms", "ms"),
-        Column("p95", "p95_ms", "ms"),
-        Column("p99", "p99_ms", "ms"),
-        Column("max", "max_ms", "ms"),
-        Column("share", "share", "share"),
-        empty="The job has no spans and attempts yet.",
-        red="failed",
-    )
+def durations(session: Session, job: str, kind: str | None, limit: int) -> None:
+    """How long spans and tasks take.
+
+    By name: how many, total and self time (without that of child spans), percentiles, share of all self time.
+    """
+    from tilebox_local.cli.output import Column
+
+    with _asked(session, job) as (jobs, job_id):
+        found = [row for row in jobs.durations(job_id) if kind in (None, row.kind)]
+        columns = [
+            Column("kind"),
+            Column("name", gives_way=True),
+            Column("version"),
+            count("count"),
+            Column("open", show=lambda number: f"{number:,}" if number else "", right=True),
+            Column("failed", show=lambda number: f"{number:,}" if number else "", right=True),
+            length("total_ms", "total"),
+            length("self_ms", "self"),
+            length("mean_ms", "mean"),
+            length("p50_ms", "p50"),
+            length("p95_ms", "p95"),
+            length("p99_ms", "p99"),
+            length("max_ms", "max"),
+            percent("share"),
+        ]
+        show_records(session, found[:limit], columns, empty="The job has no spans and attempts yet.")
 
 
-@store_command(
+@command(
     "bottlenecks",
-    epilog="""\b
-Examples:
-  tilebox-local bottlenecks
-  tilebox-local bottlenecks name:nightly --by critical_path
-  tilebox-local bottlenecks 01a2 --by queue_wait --json""",
+    examples=["tilebox-local bottlenecks", "tilebox-local bottlenecks latest --by critical_path --json"],
 )
-@job_argument
+@job_argument()
 @click.option(
-    "--by", type=click.Choice(["self_time", "critical_path", "queue_wait"]), default="self_time", help="The measure."
+    "--by",
+    type=click.Choice(["self_time", "critical_path", "queue_wait"]),
+    default="self_time",
+    show_default=True,
+    help="Of spans; of tasks on the critical path; of tasks in the queue.",
 )
 @limit_option(20)
-def bottlenecks(settings: Settings, job: str, by: Any, limit: int) -> None:
-    """Where the time of a job went, most first, with the reason in words."""
-    with settings.open() as client:
-        rows = client.jobs().bottlenecks(find_job(client, job), by)
-    _table(
-        settings,
-        rows[: limit or None],
-        Column("", "rank", "count"),
-        Column("name", "name"),
-        Column("time", "duration_ms", "ms"),
-        Column("share", "share", "share"),
-        Column("why", "reason", "prose"),
-        empty="Nothing of this job has taken any time yet.",
-    )
+def bottlenecks(session: Session, job: str, by: Any, limit: int) -> None:
+    """Where the time of a job went, most first, with reasons."""
+    from tilebox_local.cli.output import Column
+
+    with _asked(session, job) as (jobs, job_id):
+        columns = [
+            count("rank", ""),
+            Column("name", gives_way=True),
+            length("duration_ms", "time"),
+            percent("share"),
+            Column("reason", "why"),
+        ]
+        found = jobs.bottlenecks(job_id, by)[:limit]
+        show_records(session, found, columns, empty="Nothing of this job has taken any time yet.")
 
 
-@store_command(
-    "critical-path",
-    epilog="""\b
-Examples:
-  tilebox-local critical-path
-  tilebox-local critical-path 01a2 --json""",
+@command("critical-path", examples=["tilebox-local critical-path", "tilebox-local critical-path latest --json"])
+@job_argument()
+def critical_path(session: Session, job: str) -> None:
+    """What decided when a job ended.
+
+    The chain of attempts, each with the delay and the wait before it, and what would be saved if a task took no time.
+    """
+    from tilebox_local.cli.output import Column, write_json
+
+    with _asked(session, job) as (jobs, job_id):
+        path = jobs.critical_path(job_id)
+        if session.as_json:
+            write_json({"steps": path.to_dicts(), "savings": path.savings.to_dicts()})
+            return
+        columns = [
+            count("step", ""),
+            Column("name", "task", gives_way=True),
+            count("attempt"),
+            Column("outcome", paints=True),
+            length("delay_ms", "delay"),
+            length("queue_wait_ms", "queue wait"),
+            length("run_ms", "run"),
+            percent("share"),
+            Column("runner", show=lambda runner: runner[:8]),
+        ]
+        show_records(session, path, columns, empty="No task of this job has started yet.")
+        if path.savings:
+            _heading(session, "If a task took no time")
+            columns = [Column("name", "task"), length("run_ms", "on the path"), length("saved_ms", "saves")]
+            show_records(session, path.savings, columns, empty="")
+
+
+@command("concurrency", examples=["tilebox-local concurrency", "tilebox-local concurrency latest --slots 10 --json"])
+@job_argument()
+@click.option(
+    "--slots", type=click.IntRange(1, 10_000), default=20, show_default=True, metavar="N", help="Parts of time."
 )
-@job_argument
-def critical_path(settings: Settings, job: str) -> None:
-    """The chain of attempts, waits and delays that decided when a job ended."""
-    with settings.open() as client:
-        path = client.jobs().critical_path(find_job(client, job))
-    if settings.json:
-        show_json(settings, {"steps": path.to_dicts(), "savings": path.savings.to_dicts()})
-        return
-    _table(
-        settings,
-        path,
-        Column("", "step", "count"),
-        Column("task", "name"),
-        Column("attempt", "attempt", "count"),
-        Column("outcome", "outcome", "word"),
-        Column("delay", "delay_ms", "ms"),
-        Column("queue wait", "queue_wait_ms", "ms"),
-        Column("run", "run_ms", "ms"),
-        Column("share", "share", "share"),
-        Column("runner", "runner", "word"),
-        empty="No task of this job has started yet.",
-    )
-    if path.savings:
-        _section(settings, "If it took no time")
-        _table(
-            settings,
-            path.savings,
-            Column("task", "name"),
-            Column("ran on the path", "run_ms", "ms"),
-            Column("would save", "saved_ms", "ms"),
-            empty="",
-        )
+def concurrency(session: Session, job: str, slots: int) -> None:
+    """How much went on at the same time; runners and stragglers."""
+    from tilebox_local.cli.output import Column, write_json
+
+    with _asked(session, job) as (jobs, job_id):
+        found = jobs.concurrency(job_id, slots=slots)
+        if session.as_json:
+            facts = {name: getattr(found, name) for name in ("peak_running", "mean_running", "parallelism_score")}
+            runners, stragglers = found.runners.to_dicts(), found.stragglers.to_dicts()
+            write_json(facts | {"slots": found.to_dicts(), "runners": runners, "stragglers": stragglers})
+            return
+        columns = [
+            Column("start_time", "from", lambda time: f"{time[:23]}Z"),
+            _mean("running", "running"),
+            count("max_running", "at most"),
+            _mean("queued", "queued"),
+            count("max_queued", "at most"),
+            _mean("open_spans", "open spans"),
+            count("max_open_spans", "at most"),
+        ]
+        show_records(session, found, columns, empty="No task of this job has started yet.")
+        if found.runners:
+            score = "" if found.parallelism_score is None else f", {found.parallelism_score:.0%} of the runners' time"
+            _heading(session, f"Runners: {found.mean_running:.2f} tasks at once on average{score}")
+            columns = [
+                Column("runner"),
+                count("attempts"),
+                count("failed"),
+                length("busy_ms", "busy"),
+                length("idle_ms", "idle"),
+                percent("utilization", "used"),
+                length("longest_idle_ms", "longest gap"),
+            ]
+            show_records(session, found.runners, columns, empty="")
+        if found.stragglers:
+            _heading(session, "Stragglers")
+            columns = [
+                Column("name", "task"),
+                Column("task_id", "id"),
+                length("duration_ms", "took"),
+                length("median_ms", "median"),
+                Column("runner", show=lambda runner: runner[:8]),
+            ]
+            show_records(session, found.stragglers, columns, empty="")
 
 
-@store_command(
-    "concurrency",
-    epilog="""\b
-Examples:
-  tilebox-local concurrency
-  tilebox-local concurrency --slots 10 --json""",
-)
-@job_argument
-@click.option("--slots", type=click.IntRange(1, 10_000), default=20, metavar="N", help="Parts of time; default 20.")
-def concurrency(settings: Settings, job: str, slots: int) -> None:
-    """How much went on at the same time; how busy the runners were; stragglers."""
-    with settings.open() as client:
-        found = client.jobs().concurrency(find_job(client, job), slots=slots)
-    if settings.json:
-        summary = {
-            "peak_running": found.peak_running,
-            "mean_running": found.mean_running,
-            "parallelism_score": found.parallelism_score,
-        }
-        runners, stragglers = found.runners.to_dicts(), found.stragglers.to_dicts()
-        show_json(settings, summary | {"slots": found.to_dicts(), "runners": runners, "stragglers": stragglers})
-        return
-    _table(
-        settings,
-        found,
-        Column("from", "start_time", "time"),
-        Column("running", "running", "number"),
-        Column("at most", "max_running", "count"),
-        Column("queued", "queued", "number"),
-        Column("at most", "max_queued", "count"),
-        Column("open spans", "open_spans", "number"),
-        Column("at most", "max_open_spans", "count"),
-        empty="No task of this job has started yet.",
-    )
-    if found.runners:
-        share = found.parallelism_score
-        score = "" if share is None else f", {share:.0%} of the runners' time"
-        _section(settings, f"Runners: {found.mean_running:.2f} tasks at once on average{score}")
-        _table(
-            settings,
-            found.runners,
-            Column("runner", "runner", "word"),
-            Column("attempts", "attempts", "count"),
-            Column("failed", "failed", "count"),
-            Column("busy", "busy_ms", "ms"),
-            Column("idle", "idle_ms", "ms"),
-            Column("used", "utilization", "share"),
-            Column("longest gap", "longest_idle_ms", "ms"),
-            empty="",
-        )
-    if found.stragglers:
-        _section(settings, "Stragglers")
-        _table(
-            settings,
-            found.stragglers,
-            Column("task", "name"),
-            Column("id", "task_id", "word"),
-            Column("took", "duration_ms", "ms"),
-            Column("median", "median_ms", "ms"),
-            Column("runner", "runner", "word"),
-            empty="",
-        )
+@command("queue-waits", examples=["tilebox-local queue-waits", "tilebox-local queue-waits latest --json"])
+@job_argument()
+def queue_waits(session: Session, job: str) -> None:
+    """Where tasks waited for a runner, and what retries cost."""
+    from tilebox_local.cli.output import Column
+
+    with _asked(session, job) as (jobs, job_id):
+        columns = [
+            Column("name", "task", gives_way=True),
+            Column("version"),
+            count("attempts"),
+            length("wait_ms", "waited"),
+            length("mean_wait_ms", "mean"),
+            length("p95_wait_ms", "p95"),
+            length("max_wait_ms", "max"),
+            length("run_ms", "ran"),
+            percent("wait_share", "waiting"),
+            count("retries"),
+            length("retry_cost_ms", "cost"),
+            count("lost"),
+            length("lost_cost_ms", "cost"),
+        ]
+        show_records(session, jobs.queue_waits(job_id), columns, empty="No task of this job has been claimed yet.")
 
 
-@store_command(
-    "queue-waits",
-    epilog="""\b
-Examples:
-  tilebox-local queue-waits
-  tilebox-local queue-waits 01a2 --json""",
-)
-@job_argument
-def queue_waits(settings: Settings, job: str) -> None:
-    """Where tasks waited for a runner, and what failed and lost attempts cost."""
-    with settings.open() as client:
-        rows = client.jobs().queue_waits(find_job(client, job))
-    _table(
-        settings,
-        rows,
-        Column("task", "name"),
-        Column("version", "version", "word"),
-        Column("attempts", "attempts", "count"),
-        Column("waited", "wait_ms", "ms"),
-        Column("mean", "mean_wait_ms", "ms"),
-        Column("p95", "p95_wait_ms", "ms"),
-        Column("max", "max_wait_ms", "ms"),
-        Column("ran", "run_ms", "ms"),
-        Column("waiting", "wait_share", "share"),
-        Column("retries", "retries", "count"),
-        Column("cost", "retry_cost_ms", "ms"),
-        Column("lost", "lost", "count"),
-        Column("cost", "lost_cost_ms", "ms"),
-        empty="No task of this job has been claimed yet.",
-    )
-
-
-@store_command(
+@command(
     "failures",
-    epilog="""\b
-Examples:
-  tilebox-local failures
-  tilebox-local failures name:nightly --stack
-  tilebox-local failures --rates --json""",
+    examples=[
+        "tilebox-local failures",
+        "tilebox-local failures latest --stack",
+        "tilebox-local failures --rates --json",
+    ],
 )
-@job_argument
+@job_argument()
 @click.option("--stack", is_flag=True, help="Print the stack trace of the first failure.")
 @click.option("--rates", is_flag=True, help="Error rates by name over time instead.")
 @limit_option(50)
-def failures(settings: Settings, job: str, stack: bool, rates: bool, limit: int) -> None:
-    """What failed, the first failure first, and what did not run because of it."""
-    with settings.open() as client:
-        found = find_job(client, job)
+def failures(session: Session, job: str, stack: bool, rates: bool, limit: int) -> None:
+    """What failed, the first failure first, and why.
+
+    And what did not run because of it: skipped tasks of an optional branch, tasks that a canceled job withholds.
+    """
+    from tilebox_local.cli.output import Column, write_line
+    from tilebox_local.formatting.text import visible
+
+    with _asked(session, job) as (jobs, job_id):
         if rates:
-            _table(
-                settings,
-                client.jobs().error_rates(found)[: limit or None],
-                Column("name", "name"),
-                Column("from", "start_time", "time"),
-                Column("count", "count", "count"),
-                Column("failed", "failed", "count"),
-                Column("rate", "rate", "share"),
-                empty="Nothing failed.",
-                red="failed",
-            )
+            columns = [
+                Column("name", gives_way=True),
+                Column("start_time", "from", lambda time: f"{time[:23]}Z"),
+                count("count"),
+                count("failed"),
+                percent("rate"),
+            ]
+            show_records(session, jobs.error_rates(job_id)[:limit], columns, empty="Nothing failed.")
             return
-        rows = client.jobs().failures(found)
-    _table(
-        settings,
-        rows[: limit or None],
-        Column("time", "failed_at", "time"),
-        Column("kind", "kind", "word"),
-        Column("name", "name"),
-        Column("attempt", "attempt", "count"),
-        Column("exception", "exception_type"),
-        Column("message", "exception_message"),
-        Column("status", "status_message"),
-        Column("skipped", "skipped", "count"),
-        Column("withheld", "withheld", "count"),
-        empty="Nothing failed.",
-    )
-    if stack and rows.first is not None and rows.first.stacktrace and not settings.json:
-        from tilebox_local.formatting.text import visible
-
-        _section(settings, f"The first failure, in {visible(rows.first.name)}")
-        settings.print(visible(rows.first.stacktrace, keep_newlines=True))
-
-
-def _instant(ns: int | None) -> datetime | None:
-    return None if ns is None else _EPOCH + timedelta(microseconds=ns // 1000)
-
-
-@store_command(
-    "trends",
-    epilog="""\b
-Examples:
-  tilebox-local trends nightly
-  tilebox-local trends nightly --steps --since 30d --json""",
-)
-@click.argument("name")
-@click.option("--steps", is_flag=True, help="By task instead of by job.")
-@period_options
-@limit_option(50)
-def trends(settings: Settings, name: str, steps: bool, since: int | None, until: int | None, limit: int) -> None:
-    """The jobs named NAME over time, each judged against those before it."""
-    with settings.open() as client:
-        ask = client.jobs().step_trends if steps else client.jobs().trends
-        rows = ask(name, since=_instant(since), until=_instant(until), limit=limit or 1_000_000)
-    columns = [Column("submitted", "submitted_at", "time")]
-    if steps:
-        columns += [
-            Column("task", "step"),
-            Column("attempts", "attempts", "count"),
-            Column("median", "median_ms", "ms"),
-            Column("total", "total_ms", "ms"),
+        found = jobs.failures(job_id)
+        columns = [
+            Column("failed_at", "time", lambda time: f"{time[:23]}Z"),
+            Column("kind"),
+            Column("name", gives_way=True),
+            count("attempt"),
+            Column("exception_type", "exception"),
+            Column("exception_message", "message", gives_way=True),
+            Column("status_message", "status"),
+            Column("skipped", show=lambda number: str(number or ""), right=True),
+            Column("withheld", show=lambda number: str(number or ""), right=True),
         ]
-    else:
-        columns += [
-            Column("state", "state", "word"),
-            Column("elapsed", "elapsed_ms", "ms"),
-            Column("compute", "compute_ms", "ms"),
-            Column("tasks", "tasks", "count"),
-            Column("failed", "failed", "count"),
-        ]
-    columns += [Column("verdict", "verdict", "word"), Column("in words", "description", "prose")]
-    _table(settings, rows, *columns, empty="No jobs of this name in that time.")
+        show_records(session, found[:limit], columns, empty="Nothing failed.")
+        if stack and found.first is not None and found.first.stacktrace and not session.as_json:
+            _heading(session, f"The first failure, in {visible(found.first.name)}")
+            write_line(visible(found.first.stacktrace.rstrip(), keep_newlines=True))
 
 
-@store_command(
-    "compare",
-    epilog="""\b
-Examples:
-  tilebox-local compare 01a2 01b7
-  tilebox-local compare name:nightly latest --all --json""",
-)
-@click.argument("job_a")
-@click.argument("job_b")
-@click.option("--all", "show_all", is_flag=True, help="Also what did not change.")
-@limit_option(30)
-def compare(settings: Settings, job_a: str, job_b: str, show_all: bool, limit: int) -> None:
-    """What changed from JOB_A to JOB_B: added, missing, slower and faster, by place in the trace."""
-    with settings.open() as client:
-        found = client.jobs().compare(find_job(client, job_a), find_job(client, job_b))
-    paths = [path for path in found.paths if show_all or path.verdict != "same"]
-    if settings.json:
-        show_json(settings, found.to_dict() | {"paths": [path.to_dict() for path in paths[: limit or None]]})
-        return
-    settings.print(found.description)
-    _table(
-        settings,
-        paths[: limit or None],
-        Column("verdict", "verdict", "word"),
-        Column("path", "path"),
-        Column("before", "a_count", "count"),
-        Column("after", "b_count", "count"),
-        Column("self", "a_self_ms", "ms"),
-        Column("self", "b_self_ms", "ms"),
-        Column("contribution", "contribution", "share"),
-        Column("in words", "description", "prose"),
-        empty="Nothing changed.",
-    )
+def _heading(session: Session, text: str) -> None:
+    from tilebox_local.cli.output import use_color, write_line
 
-
-COMMANDS = {
-    "durations": durations,
-    "bottlenecks": bottlenecks,
-    "critical-path": critical_path,
-    "concurrency": concurrency,
-    "queue-waits": queue_waits,
-    "failures": failures,
-    "trends": trends,
-    "compare": compare,
-}
+    write_line(f"\n\x1b[1m{text}\x1b[0m" if use_color(session) else f"\n{text}")

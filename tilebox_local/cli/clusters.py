@@ -1,76 +1,56 @@
-"""clusters: list, create and delete them."""
+"""`clusters`: list, create, delete."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import click
 
-from tilebox_local.cli.settings import store_command
-from tilebox_local.cli.tables import Column, show_json, show_rows
+from tilebox_local.cli.session import Session, command, common_options
 
-if TYPE_CHECKING:
-    from tilebox_local.cli.settings import Settings
-    from tilebox_local.data import Cluster
-
-__all__ = ["COMMANDS"]
+__all__ = ["clusters"]
 
 
-@click.group(
-    "clusters",
-    no_args_is_help=True,
-    epilog="""\b
-Examples:
-  tilebox-local clusters list
-  tilebox-local clusters create "GPU machines" --slug gpu
-  tilebox-local clusters delete gpu""",
-)
+@click.group("clusters", no_args_is_help=True, params=common_options(with_json=True))
 def clusters() -> None:
-    """List, create and delete clusters: named pools that tasks are assigned to and runners serve."""
+    """List, create and delete clusters."""
 
 
-def _row(cluster: Cluster) -> dict[str, Any]:
-    return {
-        "slug": cluster.slug,
-        "name": cluster.display_name,
-        "description": cluster.description,
-        "deletable": cluster.deletable,
-    }
-
-
-@store_command("list")
-def list_(settings: Settings) -> None:
+@command("list", examples=["tilebox-local clusters list", "tilebox-local clusters list --json"])
+def list_them(session: Session) -> None:
     """List the clusters, the default one first."""
-    with settings.open() as client:
-        rows = [_row(cluster) for cluster in client.clusters().all()]
-    columns = [Column("slug", "slug", "word"), Column("name", "name"), Column("description", "description", "prose")]
-    show_rows(settings, rows, columns, empty="No clusters.")
+    from tilebox_local.cli.output import Column, show_rows
+
+    with session.look() as client:
+        rows = [
+            {"slug": one.slug, "name": one.display_name, "description": one.description, "deletable": one.deletable}
+            for one in client.clusters().all()
+        ]
+    show_rows(session, rows, [Column("slug"), Column("name"), Column("description")])
 
 
-@store_command("create")
-@click.argument("name")
-@click.option("--slug", metavar="SLUG", help="Its key: letters, digits and -; default: made of the name.")
-@click.option("--description", metavar="TEXT", help="What it is for.")
-def create(settings: Settings, name: str, slug: str | None, description: str | None) -> None:
-    """Create a cluster named NAME, and print its slug."""
-    with settings.open(read_only=False) as client:
+@command("create", examples=["tilebox-local clusters create 'Large machines' --slug large"])
+@click.argument("name", metavar="NAME")
+@click.option("--slug", metavar="SLUG", help="Its key; default: made from the name.")
+@click.option("--description", metavar="TEXT")
+def create(session: Session, name: str, slug: str | None, description: str | None) -> None:
+    """Create a cluster, and print its slug."""
+    from tilebox_local.cli.output import write_json, write_line
+
+    with session.change(creates=True) as client:
         made = client.clusters().create(name, description, slug)
-    if settings.json:
-        show_json(settings, _row(made))
+    if session.as_json:
+        write_json({"slug": made.slug, "name": made.display_name, "description": made.description})
     else:
-        settings.print(made.slug)
+        write_line(made.slug)
 
 
-@store_command("delete")
-@click.argument("slug")
-def delete(settings: Settings, slug: str) -> None:
-    """Delete the cluster SLUG, which must have no tasks to do."""
-    with settings.open(read_only=False) as client:
+@command("delete", examples=["tilebox-local clusters delete old"], prints_data=False)
+@click.argument("slug", metavar="SLUG")
+def delete(session: Session, slug: str) -> None:
+    """Delete a cluster without queued or running tasks."""
+    with session.change() as client:
         client.clusters().delete(slug)
-    settings.say(f"Cluster {slug} is deleted.")
+    session.say(f"Cluster {slug} is deleted.")
 
 
-for _name, _command in (("list", list_), ("create", create), ("delete", delete)):
-    clusters.add_command(_command, _name)
-
-COMMANDS = {"clusters": clusters}
+for _command in (list_them, create, delete):
+    clusters.add_command(_command)

@@ -1,38 +1,31 @@
-"""completion: scripts for shells."""
+"""`completion`: the script that completes command lines in a shell."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
-from click.shell_completion import get_completion_class
 
-from tilebox_local.cli.settings import store_command
+from tilebox_local.cli.session import Session, command
 
-if TYPE_CHECKING:
-    from tilebox_local.cli.settings import Settings
-
-__all__ = ["COMMANDS"]
-
-_VARIABLE = "_TILEBOX_LOCAL_COMPLETE"
+__all__ = ["completion"]
 
 
-@store_command(
+@command(
     "completion",
-    epilog="""\b
-Examples:
-  eval "$(tilebox-local completion bash)"            # in ~/.bashrc
-  eval "$(tilebox-local completion zsh)"             # in ~/.zshrc
-  tilebox-local completion fish > ~/.config/fish/completions/tilebox-local.fish""",
+    examples=[
+        'tilebox-local completion bash  # in ~/.bashrc: eval "$(tilebox-local completion bash)"',
+        'tilebox-local completion zsh   # in ~/.zshrc:  eval "$(tilebox-local completion zsh)"',
+        "tilebox-local completion fish  # > ~/.config/fish/completions/tilebox-local.fish",
+    ],
+    prints_data=False,
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(settings: Settings, shell: str) -> None:
-    """Print a script that completes commands and options in SHELL."""
-    found = get_completion_class(shell)
-    if found is None:
-        raise click.ClickException(f"There is no completion for {shell}.")
-    group = click.get_current_context().find_root().command
-    settings.print(found(group, {}, "tilebox-local", _VARIABLE).source().rstrip("\n"))
+def completion(session: Session, shell: str) -> None:  # noqa: ARG001
+    """Print the completion script of a shell."""
+    from click.shell_completion import get_completion_class
 
+    from tilebox_local.cli.output import write_line
 
-COMMANDS = {"completion": completion}
+    root = click.get_current_context().find_root()
+    kind = get_completion_class(shell)
+    assert kind is not None  # noqa: S101 -- click has all three
+    write_line(kind(root.command, {}, "tilebox-local", "_TILEBOX_LOCAL_COMPLETE").source().strip("\n"))

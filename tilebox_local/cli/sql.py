@@ -1,75 +1,83 @@
-"""sql: one's own question to a store. It cannot write, and it ends."""
+"""`sql`: one question of the user's own."""
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from tilebox_local.cli.options import limit_option
-from tilebox_local.cli.settings import store_command
-from tilebox_local.cli.tables import Column, show_json, show_rows
+from tilebox_local.cli.session import Session, command
 
-if TYPE_CHECKING:
-    from tilebox_local.cli.settings import Settings
-
-__all__ = ["COMMANDS"]
+__all__ = ["sql"]
 
 
-@store_command(
+@command(
     "sql",
-    epilog="""\b
-Examples:
-  tilebox-local sql "select name, p95_ms from span_durations order by p95_ms desc limit 5"
-  tilebox-local sql "select * from failures where job_id = ?" -p 01a20a86-3fc3-5357-5829-0f1ec81e10c4 --json
-  echo "select count(*) from spans" | tilebox-local sql -
-  tilebox-local sql "select * from jobs" --csv > jobs.csv""",
+    examples=[
+        'tilebox-local sql "select name, duration_ms from spans order by duration_ms desc limit 5"',
+        'tilebox-local sql "select state, count(*) as tasks from tasks group by state" --csv',
+        'echo "select * from incidents" | tilebox-local sql - --json',
+    ],
 )
-@click.argument("query")
-@click.option("-p", "--param", "params", multiple=True, metavar="VALUE", help="A value for the next ? in the query.")
+@click.argument("query", metavar="QUERY")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, metavar="SECONDS"
+)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N rows.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV (RFC 4180).")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=60, metavar="SECONDS", help="Default 60.")
-@limit_option(10_000)
-def sql(settings: Settings, query: str, params: tuple[str, ...], as_csv: bool, timeout: float, limit: int) -> None:
-    """Rows of one reading QUERY; - reads it from stdin. `tilebox-local schema` documents the views."""
+def sql(session: Session, query: str, timeout: float, limit: int | None, as_csv: bool) -> None:
+    """Ask the store one question in SQL.
+
+    QUERY is one statement that reads, `-` stands for stdin. The views jobs, tasks, spans, events, logs, runners,
+    writers and incidents are described by `tilebox-local schema`.
+    """
+    if as_csv and session.as_json:
+        raise click.UsageError("--csv and --json exclude each other.")
+    from tilebox_local.cli.output import Column, show_rows
     from tilebox_local.query.sql import query_rows
 
-    if query == "-":
-        query = sys.stdin.read()
-    with settings.open() as client:
-        names, rows = query_rows(client._store, query, params, timeout, limit + 1 if limit else None)
-    if limit and len(rows) > limit:
-        settings.say(f"There are more than {limit:,} rows; --limit 0 shows all.")
-        rows = rows[:limit]
+    text = sys.stdin.read() if query == "-" else query
+    with session.look() as client:
+        columns, rows = query_rows(client._open_store(), text, None, timeout, limit=limit)
     if as_csv:
-        settings.print(_csv(names, rows))
+        _write_csv(columns, rows)
         return
-    if settings.json:
-        show_json(settings, [dict(zip(names, map(_plain, row), strict=True)) for row in rows])
+    keys = _distinct(columns)
+    if session.as_json:
+        show_rows(session, [dict(zip(keys, row, strict=True)) for row in rows], [])
         return
-    # By position: a query may name two columns alike.
-    cells = [{str(i): _shown(value) for i, value in enumerate(row)} for row in rows]
-    columns = [Column(name, str(i)) for i, name in enumerate(names)]
-    show_rows(settings, cells, columns, empty="No rows.")
+    numbers = [
+        all(row[index] is None or isinstance(row[index], int | float) for row in rows) for index in range(len(keys))
+    ]
+    show_rows(
+        session,
+        [dict(zip(keys, row, strict=True)) for row in rows],
+        [Column(key, show=_shown, right=is_number) for key, is_number in zip(keys, numbers, strict=True)],
+    )
 
 
-def _plain(value: Any) -> Any:
-    return value.hex() if isinstance(value, bytes) else value
+def _distinct(names: list[str]) -> list[str]:
+    """Names of columns, those that are there already with a number."""
+    found: list[str] = []
+    for name in names:
+        number, distinct = 2, name
+        while distinct in found:
+            number, distinct = number + 1, f"{name}_{number}"
+        found.append(distinct)
+    return found
 
 
 def _shown(value: Any) -> str:
-    return "" if value is None else str(_plain(value))
+    return f"x'{value.hex()}'" if isinstance(value, bytes) else str(value)
 
 
-def _csv(names: list[str], rows: list[tuple[Any, ...]]) -> str:
-    text = io.StringIO()
+def _write_csv(columns: list[str], rows: list[tuple[Any, ...]]) -> None:
+    import csv
+    from io import StringIO
+
+    text = StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(names)
-    writer.writerows([_plain(value) for value in row] for row in rows)
-    return text.getvalue().rstrip("\r\n")
-
-
-COMMANDS = {"sql": sql}
+    writer.writerow(columns)
+    writer.writerows([_shown(value) if isinstance(value, bytes) else value for value in row] for row in rows)
+    sys.stdout.write(text.getvalue())

@@ -1,174 +1,182 @@
-"""doctor, snapshot, prune, check, recover: keeping a store."""
+"""doctor, snapshot, prune, check, recover, schema: keep a store."""
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from tilebox_local.cli.options import DURATION, SIZE
-from tilebox_local.cli.settings import store_command
-from tilebox_local.cli.tables import show_json
+from tilebox_local.cli.running import OK, STORE
+from tilebox_local.cli.session import Session, command
+from tilebox_local.cli.types import DURATION, SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import timedelta
 
-    from tilebox_local.cli.settings import Settings
+    from tilebox_local.upkeep.prune import PruneResult
 
-__all__ = ["COMMANDS"]
-
-_OK, _STORE = 0, 3
-_PRUNED = ("jobs", "tasks", "traces", "spans", "events", "logs")
+__all__ = ["check", "doctor", "prune", "recover", "schema", "snapshot"]
 
 
-@store_command(
-    "doctor",
-    epilog="""\b
-Examples:
-  tilebox-local doctor
-  tilebox-local doctor --json""",
-)
-def doctor(settings: Settings) -> int:
-    """Name the last crash, and what is wrong with a store, its file or its disk. Exit code 3: an error."""
-    with settings.open(read_only=False) as client:
+@command("doctor", examples=["tilebox-local doctor", "tilebox-local doctor --json"])
+def doctor(session: Session) -> int:
+    """Name the last crash, and what is wrong with a store.
+
+    Exit code 3 if something is an error.
+    """
+    from tilebox_local.cli.output import show_text, write_json
+
+    with session.change() as client:
         diagnosis = client.doctor()
-    if settings.json:
-        show_json(settings, dataclasses.asdict(diagnosis))
+    if session.as_json:
+        write_json(diagnosis)
     else:
-        settings.print(str(diagnosis))
-    return _STORE if any(finding.level == "error" for finding in diagnosis.findings) else _OK
+        show_text(session, str(diagnosis))
+    return STORE if any(finding.level == "error" for finding in diagnosis.findings) else OK
 
 
-@store_command(
-    "snapshot",
-    epilog="""\b
-Examples:
-  tilebox-local snapshot copy.db
-  tilebox-local snapshot /backup/tilebox.db --overwrite""",
-)
-@click.argument("target")
+@command("snapshot", examples=["tilebox-local snapshot copy.db", "tilebox-local snapshot copy.db --overwrite"])
+@click.argument("target", metavar="TARGET")
 @click.option("--overwrite", is_flag=True, help="Replace TARGET if it exists.")
-def snapshot(settings: Settings, target: str, overwrite: bool) -> None:
-    """Copy a store to the new file TARGET, also while others write to it; prints its path."""
-    with settings.open(read_only=False) as client:
+def snapshot(session: Session, target: str, overwrite: bool) -> None:
+    """Copy a store that is in use.
+
+    TARGET is the new file: one file, complete and consistent, readable anywhere. Its path is printed.
+    """
+    from tilebox_local.cli.output import write_json, write_line
+
+    with session.change() as client:
         path = client.snapshot(target, overwrite=overwrite)
-    if settings.json:
-        show_json(settings, {"path": str(path), "bytes": path.stat().st_size})
+    if session.as_json:
+        write_json({"path": str(path)})
     else:
-        settings.print(str(path))
+        write_line(str(path))
 
 
-@store_command(
+@command(
     "prune",
-    epilog="""\b
-Examples:
-  tilebox-local prune --older-than 30d --dry-run
-  tilebox-local prune --keep-last 100 --yes
-  tilebox-local prune --max-size 2GB""",
+    examples=[
+        "tilebox-local prune --older-than 30d --dry-run",
+        "tilebox-local prune --keep-last 100 --yes",
+        "tilebox-local prune --max-size 2GB --keep-last 10 --yes",
+    ],
 )
 @click.option("--older-than", type=DURATION, metavar="AGE", help="Jobs that ended so long ago: 90m, 12h, 30d.")
-@click.option("--keep-last", type=click.IntRange(0), metavar="N", help="Keep the N finished jobs that ended last.")
+@click.option("--keep-last", type=int, metavar="N", help="Keep the N finished jobs that ended last.")
 @click.option("--max-size", type=SIZE, metavar="SIZE", help="The oldest, until the file has 500MB, 2GiB.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask; nothing asks if this is no terminal.")
 def prune(
-    settings: Settings,
+    session: Session,
     older_than: timedelta | None,
     keep_last: int | None,
     max_size: int | None,
     dry_run: bool,
     yes: bool,
-) -> None:
-    """Delete finished jobs and old telemetry, and make the file smaller."""
-    rules = {"older_than": older_than, "keep_last": keep_last, "max_bytes": max_size}
-    with settings.open(read_only=False) as client:
-        if not (dry_run or yes) and sys.stdin.isatty() and sys.stderr.isatty():
-            planned = client.prune(**rules, dry_run=True)  # type: ignore[arg-type]
-            if planned.jobs or planned.traces:
-                what = f"{planned.jobs:,} jobs with {planned.spans:,} spans and {planned.logs:,} log records"
-                click.confirm(f"Delete {what}?", abort=True, err=True)
-        result = client.prune(**rules, dry_run=dry_run)  # type: ignore[arg-type]
-    if settings.json:
-        show_json(settings, dataclasses.asdict(result))
-        return
-    lines = [f"{name:12} {getattr(result, name)}" for name in _PRUNED]
-    lines += [f"{'freed bytes':12} {result.freed_bytes}", f"{'file bytes':12} {result.file_bytes}"]
-    settings.print("\n".join(lines))
+) -> int:
+    """Delete old jobs and give the space back."""
+    with session.change() as client:
+
+        def run(*, dry: bool) -> PruneResult:
+            return client.prune(older_than=older_than, keep_last=keep_last, max_bytes=max_size, dry_run=dry)
+
+        if not (yes or dry_run) and sys.stdin.isatty() and sys.stderr.isatty():
+            count = run(dry=True)
+            question = f"Delete {count.jobs} jobs with {count.tasks} tasks and {count.spans} spans?"
+            if not click.confirm(question, err=True):
+                session.say("Nothing was deleted.")
+                return OK
+        result = run(dry=dry_run)
+    _show_prune(session, result)
+    return OK
+
+
+def _show_prune(session: Session, result: PruneResult) -> None:
+    from tilebox_local.cli.output import write_json, write_line
+
+    if session.as_json:
+        write_json(result)
+    else:
+        for name in ("jobs", "tasks", "traces", "spans", "events", "logs"):
+            write_line(f"{name:12} {getattr(result, name)}")
+        write_line(f"{'freed bytes':12} {result.freed_bytes}\n{'file bytes':12} {result.file_bytes}")
     if result.is_dry_run:
-        settings.say("Nothing was deleted; the bytes are an estimate.")
+        session.say("Nothing was deleted; the bytes are an estimate.")
     elif not result.is_log_empty:
-        settings.say("The file gets smaller when those who read it right now have finished.")
+        session.say("The file gets smaller when those who read it right now have finished.")
 
 
-@store_command(
-    "check",
-    epilog="""\b
-Examples:
-  tilebox-local check
-  tilebox-local check --full --db copy.db""",
-)
+@command("check", examples=["tilebox-local check", "tilebox-local check --full --json"])
 @click.option("--full", is_flag=True, help="All of it, however long it takes.")
-def check(settings: Settings, full: bool) -> int:
-    """Look for damage. Exit code 3 if there is any."""
-    with settings.open(read_only=False) as client:
+def check(session: Session, full: bool) -> int:
+    """Look for damage.
+
+    Exit code 3 if there is any.
+    """
+    from tilebox_local.cli.output import write_json, write_line
+
+    with session.look() as client:
         result = client.check(full=full)
-    if settings.json:
-        show_json(settings, dataclasses.asdict(result))
-    elif result.problems:
-        settings.print("\n".join(f"{problem.check}: {problem}" for problem in result.problems))
+    if session.as_json:
+        problems = [{"check": problem.check, "message": str(problem)} for problem in result.problems]
+        write_json({"ok": result.ok, "problems": problems, "unfinished": list(result.unfinished)})
+    else:
+        from tilebox_local.formatting.text import visible
+
+        for problem in result.problems:
+            write_line(visible(f"{problem.check}: {problem}"))
     for name in result.unfinished:
-        settings.say(f"There was not enough time for {name}; use --full.")
+        session.say(f"There was not enough time for {name}; use --full.")
     if result.ok:
-        settings.say("No problems found.")
-        return _OK
+        session.say("No problems found.")
+        return OK
     hint = "Copy what is readable to a new store with `tilebox-local recover SOURCE TARGET`."
-    click.echo(f"{len(result.problems)} kinds of problems found. {hint}", err=True)
-    return _STORE
+    session.say(f"{len(result.problems)} kinds of problems found. {hint}")
+    return STORE
 
 
-@store_command(
-    "recover",
-    epilog="""\b
-Examples:
-  tilebox-local recover damaged.db new.db""",
-)
-@click.argument("source")
-@click.argument("target")
-def recover(settings: Settings, source: str, target: str) -> None:
-    """Read the damaged store SOURCE, which is not changed, into the new file TARGET."""
+@command("recover", examples=["tilebox-local recover damaged.db new.db"])
+@click.argument("source", metavar="SOURCE")
+@click.argument("target", metavar="TARGET")
+def recover(session: Session, source: str, target: str) -> None:
+    """Read a damaged store into a new one.
+
+    SOURCE is the damaged file, which is not changed; TARGET the new one. Exit code 0 also if something was lost.
+    """
+    from tilebox_local.cli.output import write_json, write_line
     from tilebox_local.upkeep.recover import recover as recover_store
 
     result = recover_store(source, target)
-    if settings.json:
-        show_json(settings, dataclasses.asdict(result))
+    if session.as_json:
+        write_json(result)
     else:
-        settings.print("\n".join(f"{table:26} {count}" for table, count in sorted(result.recovered.items())))
-    _report(settings, "rows that stand for lost ones", result.rebuilt)
-    _report(settings, "rows lost", result.lost)
-    _report(settings, "pages lost", result.damaged_pages)
-    _report(settings, "rows with replaced text", result.altered)
+        for table, count in sorted(result.recovered.items()):
+            write_line(f"{table:26} {count}")
+    _report(session, "rows that stand for lost ones", result.rebuilt)
+    _report(session, "rows lost", result.lost)
+    _report(session, "pages lost", result.damaged_pages)
+    _report(session, "rows with replaced text", result.altered)
     if result.damaged_frames:
-        settings.say(f"damaged pages in the write-ahead log: {result.damaged_frames}")
+        session.say(f"damaged pages in the write-ahead log: {result.damaged_frames}")
     if result.foreign_tables:
-        settings.say(f"not copied, since they are not ours: {', '.join(result.foreign_tables)}")
+        session.say(f"not copied, since they are not ours: {', '.join(result.foreign_tables)}")
     if result.withheld_jobs:
-        settings.say(f"{result.withheld_jobs} unfinished jobs lost something; retry them to go on.")
+        session.say(f"{result.withheld_jobs} unfinished jobs lost something; retry them to go on.")
     if result.is_complete:
-        settings.say("Nothing was found to be missing.")
+        session.say("Nothing was found to be missing.")
 
 
-def _report(settings: Settings, what: str, counts: Mapping[str, int]) -> None:
+def _report(session: Session, what: str, counts: Mapping[str, int]) -> None:
     for table, count in sorted(counts.items()):
-        settings.say(f"{what}: {count} in {table}")
+        session.say(f"{what}: {count} in {table}")
 
 
-COMMANDS: dict[str, Any] = {
-    "doctor": doctor,
-    "snapshot": snapshot,
-    "prune": prune,
-    "check": check,
-    "recover": recover,
-}
+@command("schema", examples=["tilebox-local schema", "tilebox-local schema --no-pager"], prints_data=False)
+def schema(session: Session) -> None:
+    """Print schema.sql, which documents tables and views."""
+    from tilebox_local.cli.output import show_text
+    from tilebox_local.storage.schema import read_schema_sql
+
+    show_text(session, read_schema_sql().rstrip("\n"))

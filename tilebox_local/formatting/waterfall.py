@@ -6,31 +6,43 @@ can steer the terminal.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from tilebox_local.clock import datetime_to_ns
 from tilebox_local.data import TASK_FAILED_STATUS
 from tilebox_local.errors import ArgumentError
 from tilebox_local.formatting.text import cell_width, cut_end, cut_middle, visible
+from tilebox_local.formatting.trace_tree import Left, Line, Marks, Tree, arrange
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tilebox_local.telemetry import Span
 
-__all__ = ["SpanRow", "format_duration", "render_waterfall"]
+__all__ = [
+    "LogRow",
+    "LogRows",
+    "SpanRow",
+    "draw_waterfall",
+    "format_duration",
+    "max_levels",
+    "render_waterfall",
+    "tree_marks",
+]
 
 _MIN_WIDTH = 48
 _MIN_NAME, _MIN_BAR, _DURATION = 12, 12, 7
 _RUNNER = 8
 _RUNNER_COLORS = ("36", "33", "35", "32", "94", "96")  # red is for errors
-_RED, _DIM, _BOLD = "31", "2", "1"
+_RED, _YELLOW, _DIM, _BOLD = "31", "33", "2", "1"
+_SEVERITY_COLORS = {"ERROR": _RED, "FATAL": _RED, "WARN": _YELLOW}
 _UNITS = ((1_000, "µs"), (1_000_000, "ms"), (1_000_000_000, "s"), (60_000_000_000, "m"))
 
 
-class SpanRow(NamedTuple):
-    """What one line shows of a span. A tuple: a trace may have a million of them."""
+@dataclass(frozen=True)
+class SpanRow:
+    """What one line shows of a span."""
 
     span_id: str
     parent_span_id: str | None  #: None, or the id of a span that is not there: a root
@@ -87,6 +99,21 @@ _UNICODE = _Glyphs("├─ ", "└─ ", "│  ", "…", "✗", "…", "░", "�
 _ASCII = _Glyphs("|- ", "`- ", "|  ", "...", "x", "~", "-", "=" * 8, "=" * 8)
 
 
+class LogRow(NamedTuple):
+    """What one line shows of a log record."""
+
+    time_ns: int  # instant
+    severity: str
+    body: str
+
+
+class LogRows(NamedTuple):
+    """Log records of one span, oldest first, and how many there are altogether."""
+
+    rows: Sequence[LogRow]
+    total: int
+
+
 class _Style(NamedTuple):
     color: bool
     ascii_only: bool
@@ -105,30 +132,6 @@ class _Style(NamedTuple):
     def duration(self, ns: int) -> str:
         text = format_duration(ns)
         return text.replace("µ", "u") if self.ascii_only else text
-
-
-class _Line(NamedTuple):
-    """A span and its place in the tree."""
-
-    row: SpanRow
-    guide: str  # in front of the name
-    below: str  # in front of the message
-    folded: int  # spans below it that are not shown
-    folded_failed: int
-
-    def label(self, style: _Style) -> str:
-        """The name, and how many spans are folded into the line."""
-        name = style.text(self.row.name) or "(no name)"
-        if not self.folded:
-            return name
-        failed = f", {self.folded_failed:,} failed" if self.folded_failed else ""
-        return f"{name} (+{self.folded:,}{failed})"
-
-
-class _Limits(NamedTuple):
-    rows: int
-    guides: int
-    depth: int
 
 
 class _Columns(NamedTuple):
@@ -170,9 +173,10 @@ def render_waterfall(
     width: int = 100,
     color: bool = False,
     max_rows: int | None = 200,
-    max_depth: int | None = None,
     ascii_only: bool = False,
-    notes: Mapping[str, Sequence[str]] | None = None,
+    depth: int | None = None,
+    errors_only: bool = False,
+    logs: Mapping[str, LogRows] | None = None,
 ) -> str:
     """Show spans as a tree, one per line with duration, bar on the common time axis and runner.
 
@@ -180,111 +184,136 @@ def render_waterfall(
     the end of the axis, which is the last instant that any span tells of.
 
     Args:
-        spans: Spans of one trace in any order. Spans without a parent among them are roots, in order of their start.
-        width: Cells per line; at least 48 are used.
-        color: Use ANSI colours: one per runner, out of six, and red for errors.
-        max_rows: Show this many spans at most and tell how many are missing; None for all.
-        max_depth: Show so many levels; a span whose children are left out says how many spans are below it.
-        ascii_only: Use no character outside ASCII.
-        notes: Texts to show below a span, one per line, by its id.
+        spans: Spans of one trace in any order. Spans without a parent among them are roots, in order of their
+        start. width: Cells per line; at least 48 are used. color: Use ANSI colours: one per runner, out of
+        six, and red for errors. max_rows: Show this many spans at most and tell how many are missing; None
+        for all. ascii_only: Use no character outside ASCII. depth: Show so many levels, and count what is below
+        them. errors_only: Show only failed spans and those above them. logs: Log records that are shown below their
+        span, by span id.
 
     Returns:
         Lines joined by "\\n", without a final one; no trailing spaces.
 
     Raises:
-        ArgumentError: If max_rows or max_depth is smaller than 1.
+        ArgumentError: If max_rows or depth is smaller than 1.
     """
-    for name, limit in (("max_rows", max_rows), ("max_depth", max_depth)):
-        if limit is not None and limit < 1:
-            raise ArgumentError(f"{name} must be at least 1 or None, not {limit}.")
+    if max_rows is not None and max_rows < 1:
+        raise ArgumentError(f"max_rows must be at least 1 or None, not {max_rows}.")
+    if depth is not None and depth < 1:
+        raise ArgumentError(f"depth must be at least 1 or None, not {depth}.")
     if not spans:
         return "No spans."
+    ordered = sorted(spans, key=lambda row: row.start_ns)
+    tree = arrange(
+        [row.span_id for row in ordered],
+        [row.parent_span_id for row in ordered],
+        [row.is_error for row in ordered],
+        limit=max_rows,
+        max_levels=max_levels(width),
+        marks=tree_marks(ascii_only=ascii_only),
+        depth=depth,
+        errors_only=errors_only,
+    )
+    end_ns = max(row.start_ns if row.end_ns is None else max(row.start_ns, row.end_ns) for row in ordered)
+    return draw_waterfall(
+        tree,
+        dict(enumerate(ordered)),
+        start_ns=ordered[0].start_ns,
+        end_ns=end_ns,
+        width=width,
+        color=color,
+        ascii_only=ascii_only,
+        logs=logs or {},
+    )
+
+
+def max_levels(width: int) -> int:
+    """Levels of the tree whose guides fit into a line of `width` cells."""
+    return max(2, max(width, _MIN_WIDTH) // 14)
+
+
+def tree_marks(*, ascii_only: bool) -> Marks:
+    """The guides of the tree."""
+    glyphs = _ASCII if ascii_only else _UNICODE
+    return Marks(glyphs.branch, glyphs.last, glyphs.pipe)
+
+
+def draw_waterfall(
+    tree: Tree,
+    rows: Mapping[int, SpanRow],
+    *,
+    start_ns: int,
+    end_ns: int,
+    width: int = 100,
+    color: bool = False,
+    ascii_only: bool = False,
+    logs: Mapping[str, LogRows],
+) -> str:
+    """Draw what `arrange` has chosen; see `render_waterfall`.
+
+    Args:
+        tree: The lines, and what is left out.
+        rows: The spans by their index in the tree, at least those of its lines.
+        start_ns, end_ns: The time axis, which is that of all spans, also of those that are not shown.
+        logs: Log records by span id.
+    """
     style = _Style(color, ascii_only)
     glyphs = _ASCII if ascii_only else _UNICODE
-    ordered = sorted(spans, key=lambda row: row.start_ns)
-    width = max(width, _MIN_WIDTH)
-    limits = _Limits(
-        len(ordered) if max_rows is None else max_rows,
-        max(2, width // 14),
-        len(ordered) if max_depth is None else max_depth,
-    )
-    lines, hidden = _tree(ordered, limits, glyphs)
-    columns = _columns(ordered, lines, width, style)
+    if not tree.lines:
+        return style.paint(f"None of the {tree.total:,} spans failed.", _DIM)
+    shown = sorted(rows.values(), key=lambda row: row.start_ns)
+    columns = _columns(shown, [(line, rows[line.span]) for line in tree.lines], max(width, _MIN_WIDTH), style)
+    columns = columns._replace(start_ns=start_ns, total_ns=end_ns - start_ns)
     colors: dict[str, str] = {}
-    for row in ordered:
+    for row in shown:
         if row.runner and row.runner not in colors:
             colors[row.runner] = _RUNNER_COLORS[len(colors) % len(_RUNNER_COLORS)]
     output = [_header(columns, style)]
-    for line in lines:
-        output += _render(line, columns, colors.get(line.row.runner, ""), style, glyphs)
-        if notes is not None:
-            output += _notes(line, notes.get(line.row.span_id, ()), columns, style, glyphs)
-    if hidden:
-        failed = sum(row.is_error for row in hidden)
-        note = f"{glyphs.ellipsis} {len(hidden):,} of {len(ordered):,} spans not shown"
-        output.append(style.paint(f"{note}, {failed:,} of them failed" if failed else note, _DIM))
+    for line in tree.lines:
+        row = rows[line.span]
+        output += _render(line, row, columns, colors.get(row.runner, ""), style, glyphs)
+        output += _log_lines(line, logs.get(row.span_id), columns, style, glyphs)
+        if line.span in tree.folded:
+            left = tree.folded[line.span]
+            spans = "span" if left.count == 1 else "spans"
+            note = f"{line.below}{glyphs.ellipsis} {left.count:,} {spans} below{_failed(left)}"
+            output.append(style.paint(note, _DIM))
+    if tree.cut.count:
+        note = f"{glyphs.ellipsis} {tree.cut.count:,} of {tree.total:,} spans not shown{_failed(tree.cut)}"
+        output.append(style.paint(note, _DIM))
+    if tree.passed:
+        note = f"{glyphs.ellipsis} {tree.passed:,} of {tree.total:,} spans not shown: no failure in or below them"
+        output.append(style.paint(note, _DIM))
     return "\n".join(line.rstrip() for line in output)
 
 
-def _tree(ordered: Sequence[SpanRow], limits: _Limits, glyphs: _Glyphs) -> tuple[list[_Line], list[SpanRow]]:
-    """The first lines in tree order and the spans left out, but for folded ones. Linear in the number of spans.
-
-    Below `limits.guides` levels the guides of the outer ones are dropped.
-    """
-    ids = {row.span_id for row in ordered}
-    children: dict[str | None, list[int]] = defaultdict(list)
-    roots = []
-    for index, row in enumerate(ordered):
-        if row.parent_span_id in ids:
-            children[row.parent_span_id].append(index)
-        else:
-            roots.append(index)
-    lines: list[_Line] = []
-    hidden: list[SpanRow] = []
-    seen = bytearray(len(ordered))
-
-    def take_children(index: int) -> list[int]:
-        seen[index] = 1
-        # pop: should two spans have the same id, the second one gets no children.
-        return [child for child in children.pop(ordered[index].span_id, ()) if not seen[child]]
-
-    def fold(inner: list[int]) -> list[int]:
-        below = []
-        while inner:
-            index = inner.pop()
-            below.append(index)
-            inner += take_children(index)
-        return below
-
-    # What the roots do not reach hangs on cycles; each is entered at its first span.
-    for root in (*roots, *range(len(ordered))):
-        stack = [] if seen[root] else [(root, "", "", 1)]
-        while stack:
-            index, guide, below, depth = stack.pop()
-            inner = take_children(index)
-            folded = fold(inner) if depth >= limits.depth else []
-            if len(lines) < limits.rows:
-                failed = sum(ordered[other].is_error for other in folded)
-                carried = below + (glyphs.pipe if inner else "   ")
-                lines.append(_Line(ordered[index], guide, carried, len(folded), failed))
-            else:
-                hidden.append(ordered[index])
-                hidden += [ordered[other] for other in folded]
-            below = below[-3 * limits.guides :]
-            for position, child in enumerate(reversed(inner)):
-                mark, carry = (glyphs.last, "   ") if position == 0 else (glyphs.branch, glyphs.pipe)
-                stack.append((child, below + mark, below + carry, depth + 1))
-    return lines, hidden
+def _failed(left: Left) -> str:
+    return f", {left.errors:,} of them failed" if left.errors else ""
 
 
-def _columns(ordered: Sequence[SpanRow], lines: Sequence[_Line], width: int, style: _Style) -> _Columns:
-    runner = _RUNNER if any(row.runner for row in ordered) else 0
+def _log_lines(line: Line, logs: LogRows | None, columns: _Columns, style: _Style, glyphs: _Glyphs) -> list[str]:
+    """The log records of a span: when, counted from the start of the axis, how severe, what."""
+    if logs is None:
+        return []
+    output = []
+    for log in logs.rows:
+        head = f"{style.duration(log.time_ns - columns.start_ns):>{_DURATION}} {style.text(log.severity):5} "
+        body = cut_end(style.text(log.body), columns.width - len(line.below) - len(head), glyphs.ellipsis)
+        guide = style.paint(line.below, _DIM) if style.color else line.below
+        output.append(guide + style.paint(head + body, _SEVERITY_COLORS.get(log.severity, "")))
+    if logs.total > len(logs.rows):
+        note = f"{line.below}{glyphs.ellipsis} {logs.total - len(logs.rows):,} more log records"
+        output.append(style.paint(note, _DIM))
+    return output
+
+
+def _columns(shown: Sequence[SpanRow], lines: Sequence[tuple[Line, SpanRow]], width: int, style: _Style) -> _Columns:
+    """Widths; the time axis is still to be filled in."""
+    runner = _RUNNER if any(row.runner for row in shown) else 0
     fixed = 3 + _DURATION + 2 + (2 + runner if runner else 0)
-    wanted = max(len(line.guide) + cell_width(line.label(style)) for line in lines)
+    wanted = max(len(line.guide) + cell_width(style.text(row.name)) for line, row in lines)
     name = max(_MIN_NAME, min(wanted, width * 9 // 20, width - fixed - _MIN_BAR))
-    start = ordered[0].start_ns
-    end = max(row.start_ns if row.end_ns is None else max(row.start_ns, row.end_ns) for row in ordered)
-    return _Columns(name, width - fixed - name, runner, width, start, end - start)
+    return _Columns(name, width - fixed - name, runner, width, 0, 0)
 
 
 def _header(columns: _Columns, style: _Style) -> str:
@@ -300,10 +329,11 @@ def _header(columns: _Columns, style: _Style) -> str:
     return style.paint(f"{line}  runner" if columns.runner else line, _BOLD)
 
 
-def _render(line: _Line, columns: _Columns, runner_color: str, style: _Style, glyphs: _Glyphs) -> list[str]:
+def _render(
+    line: Line, row: SpanRow, columns: _Columns, runner_color: str, style: _Style, glyphs: _Glyphs
+) -> list[str]:
     """The line of a span, and one for its error message."""
-    row = line.row
-    name = cut_middle(line.label(style), columns.name - len(line.guide), glyphs.ellipsis)
+    name = cut_middle(style.text(row.name) or "(no name)", columns.name - len(line.guide), glyphs.ellipsis)
     padding = " " * (columns.name - len(line.guide) - cell_width(name))
     mark = glyphs.error if row.is_error else glyphs.open if row.end_ns is None else " "
     duration = "open" if row.end_ns is None else style.duration(row.end_ns - row.start_ns)
@@ -321,12 +351,6 @@ def _render(line: _Line, columns: _Columns, runner_color: str, style: _Style, gl
     room = columns.width - len(line.below)
     message = cut_end(style.text(row.message), room, glyphs.ellipsis)
     return [text, style.paint(line.below + message, _DIM)]
-
-
-def _notes(line: _Line, notes: Sequence[str], columns: _Columns, style: _Style, glyphs: _Glyphs) -> list[str]:
-    """Further lines below the one of a span."""
-    room = columns.width - len(line.below)
-    return [style.paint(line.below + cut_end(style.text(note), room, glyphs.ellipsis), _DIM) for note in notes]
 
 
 def _bar(row: SpanRow, columns: _Columns, glyphs: _Glyphs) -> str:

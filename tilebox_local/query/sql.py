@@ -1,4 +1,4 @@
-"""One SELECT of the user's own, as a DataFrame. It cannot write, and it ends."""
+"""One SELECT of the user's own, as rows or as a DataFrame. It cannot write, and it ends."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ def query_frame(store: Store, query: str, parameters: Any, timeout_s: float | No
 
 
 def query_rows(
-    store: Store, query: str, parameters: Any, timeout_s: float | None, limit: int | None = None
+    store: Store, query: str, parameters: Any, timeout_s: float | None, *, limit: int | None = None
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Columns and rows (at most `limit`) of one reading statement, in its order. See Client.sql."""
+    """Names of the columns, and at most `limit` rows of one reading statement. Raises as Client.sql does."""
     if not isinstance(query, str):
         raise ArgumentError(f"The query is a str, not {type(query).__name__}.")
     beginning = _NOTHING.match(query)
@@ -102,8 +102,7 @@ def query_rows(
             cursor = connection.cursor()
             try:
                 cursor.exec_trace = trace
-                rows = cursor.execute(statement, bindings)
-                found = rows.fetchall() if limit is None else list(islice(rows, limit))
+                rows = list(islice(cursor.execute(statement, bindings), limit))
             finally:
                 cursor.close(True)
         except apsw.InterruptError as error:
@@ -130,7 +129,7 @@ def query_rows(
         finally:
             connection.set_progress_handler(None)
             connection.authorizer = None
-    return trace.columns, found
+    return trace.columns, rows
 
 
 def _bindings(parameters: Any) -> Any:

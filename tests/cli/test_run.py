@@ -1,0 +1,237 @@
+"""`run`: runners in this process and in others, signals, crashes, and restarts when code changes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sample_tasks import Exit, Mosaic, Scene
+
+from tilebox_local import Client
+from tilebox_local.cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROGRAM = [sys.executable, "-m", "tilebox_local"]
+TASKS = str(Path(__file__).with_name("sample_tasks.py"))
+SLOW = """
+import sys
+from tilebox_local import Task
+
+class Slow(Task):
+    text: str
+
+    def execute(self, context):
+        with open(self.text, "w") as fifo:
+            fifo.write("VERSION")
+        if "VERSION" == "hang":
+            open(self.text).read()
+"""
+
+
+@contextmanager
+def running(db: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """`tilebox-local run` in a process of its own, with the default handling of SIGINT; ended afterwards."""
+    process = subprocess.Popen(
+        [*PROGRAM, "--db", db, "run", *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def states(db: str) -> dict[str, str]:
+    """State of each job by its name."""
+    with Client(db, read_only=True) as client:
+        return {job.name: job.state.name for job in client.jobs().query()}
+
+
+@pytest.fixture
+def queued(tmp_path: Path) -> str:
+    """A store with a job of each kind of sample task that waits."""
+    path = str(tmp_path / "tilebox.db")
+    with Client(path) as client:
+        client.jobs().submit("scene", Scene("x"))
+        client.jobs().submit("mosaic", Mosaic([1]))
+    return path
+
+
+def test_all_tasks_of_a_file(queued: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`run --all` runs what a file defines until nothing can be claimed."""
+    assert main(["run", TASKS, "--all", "--name", "laptop", "--db", queued]) == 0
+    assert "Running Scene, Mosaic, Exit on " in capsys.readouterr().err
+    assert states(queued) == {"scene": "COMPLETED", "mosaic": "COMPLETED"}
+    with Client(queued, read_only=True) as client:
+        services = client.sql("select service from runners")["service"].tolist()
+    assert services == ["laptop"]
+
+
+def test_chosen_tasks(queued: str) -> None:
+    """Only the tasks that are named are run; modules are found from the working directory."""
+    command = [*PROGRAM, "--db", queued, "run", "sample_tasks:Scene", "--until-idle"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert states(queued) == {"scene": "COMPLETED", "mosaic": "SUBMITTED"}
+
+
+def test_cluster(queued: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A runner serves one cluster, which must exist."""
+    assert main(["run", TASKS, "--all", "--cluster", "nowhere", "--db", queued]) == 4
+    assert main(["clusters", "create", "other", "--slug", "other", "--db", queued]) == 0
+    assert main(["run", TASKS, "--all", "--cluster", "other", "--db", queued]) == 0
+    assert set(states(queued).values()) == {"SUBMITTED"}
+
+
+def test_several_processes(queued: str) -> None:
+    """Several runners share the work, each in a process of its own; all end well."""
+    with running(queued, TASKS, "--processes", "2", "--all") as process:
+        assert process.wait(timeout=60) == 0
+    assert states(queued) == {"scene": "COMPLETED", "mosaic": "COMPLETED"}
+    with Client(queued, read_only=True) as client:
+        found = client.sql("select count(distinct pid) as pids, count(stopped_at) as stopped from runners")
+    assert found.to_dict("records") == [{"pids": 2, "stopped": 2}]
+
+
+def test_crashes_are_reported(tmp_path: Path) -> None:
+    """A runner process that crashes is named; the other one does its work, and the exit code says so."""
+    path = str(tmp_path / "tilebox.db")
+    flag = tmp_path / "flag"
+    flag.touch()
+    with Client(path) as client:
+        client.jobs().submit("exit", Exit(str(flag)))
+    with running(path, TASKS, "--processes", "2") as process:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "runner process" in line)
+        assert line.startswith("tilebox-local: runner process ")
+        assert line.endswith(" ended with exit code 7.\n")
+        assert main(["wait", "--db", path, "-q"]) == 0  # the other one has run it
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    flag.touch()
+    with Client(path) as client:
+        client.jobs().submit("exit", Exit(str(flag)))
+    with running(path, TASKS, "--processes", "2", "--all") as process:
+        assert process.wait(timeout=60) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "processes", "code"),
+    [(signal.SIGINT, 1, 130), (signal.SIGTERM, 1, -15), (signal.SIGINT, 2, 130), (signal.SIGTERM, 2, 143)],
+)
+def test_signals(queued: str, number: int, processes: int, code: int) -> None:
+    """SIGINT and SIGTERM end a runner, or all runner processes, once what runs has ended."""
+    with running(queued, TASKS, "--processes", str(processes)) as process:
+        assert main(["wait", "name:mosaic", "-q", "--db", queued]) == 0
+        process.send_signal(number)
+        assert process.wait(timeout=60) == code
+        assert process.stderr is not None
+        assert "runner process" not in process.stderr.read()  # none has crashed
+    with Client(queued, read_only=True) as client:
+        assert client.sql("select count(*) as n from runners where stopped_at is null")["n"].tolist() == [0]
+
+
+def test_runners_end_with_their_supervisor(queued: str) -> None:
+    """When the supervisor is killed, its runner processes end, too."""
+    with running(queued, TASKS, "--processes", "2") as process:
+        assert main(["wait", "name:mosaic", "-q", "--db", queued]) == 0
+        process.kill()
+        process.wait(timeout=60)
+        assert process.stderr is not None
+        process.stderr.read()  # ends when the last of them has closed it
+    with Client(queued, read_only=True) as client:
+        assert client.sql("select count(*) as n from runners where stopped_at is null")["n"].tolist() == [0]
+
+
+def test_code_that_cannot_be_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An error in the user's code is one line that says where."""
+    path = str(tmp_path / "tilebox.db")
+    broken = tmp_path / "broken.py"
+    broken.write_text("x = 1\nprint(y)\n")
+    assert main(["run", str(broken), "--all", "--db", path]) == 2
+    assert capsys.readouterr().err == (
+        f"tilebox-local: {broken} cannot be imported: NameError: name 'y' is not defined ({broken}, line 2).\n"
+    )
+    broken.write_text("def (:\n")
+    assert main(["run", str(broken), "--all", "--db", path]) == 2
+    assert "cannot be imported: SyntaxError: " in capsys.readouterr().err
+    assert not Path(path).exists()
+    with running(path, str(broken), "--processes", "2") as process:
+        assert process.wait(timeout=60) == 2
+
+
+def test_reload(tmp_path: Path) -> None:
+    """--reload runs the new code after a change; a mistake in it is reported, and mended by the next change."""
+    path, code, fifo = str(tmp_path / "tilebox.db"), tmp_path / "code.py", str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+
+    def write(version: str) -> None:
+        code.write_text(SLOW.replace("VERSION", version))
+
+    def run_once() -> str:
+        from_file = main(["submit", f"{code}:Slow", "--arg", f"text={fifo}", "--db", path, "-q"])
+        assert from_file == 0
+        return Path(fifo).read_text()
+
+    write("first")
+    with running(path, str(code), "--reload") as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr)
+        assert any(line.startswith("Running Slow on ") for line in lines)
+        assert run_once() == "first"
+        write("other")
+        assert any(line == "code.py changed: starting again.\n" for line in lines)
+        assert any(line.startswith("Running Slow on ") for line in lines)
+        assert run_once() == "other"
+        code.write_text("def (:\n")
+        assert any("cannot be imported: SyntaxError: " in line for line in lines)
+        assert any(line == "Waiting for a change of the code.\n" for line in lines)
+        write("third")
+        assert any(line.startswith("Running Slow on ") for line in lines)
+        assert _submitted(path, fifo) == "third"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+
+
+def _submitted(path: str, fifo: str) -> str:
+    """What the newest code does with a job, submitted by a class of the same name."""
+    from tilebox_local import Task
+
+    class Slow(Task):
+        text: str
+
+    with Client(path) as client:
+        client.jobs().submit("Slow", Slow(fifo))
+        return Path(fifo).read_text()
+
+
+def test_reload_gives_the_running_task_back(tmp_path: Path) -> None:
+    """A task that runs on when the code changes goes back to the queue, and is run by the new code."""
+    path, code, fifo = str(tmp_path / "tilebox.db"), tmp_path / "code.py", str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+    code.write_text(SLOW.replace("VERSION", "hang"))
+    assert main(["submit", f"{code}:Slow", "--arg", f"text={fifo}", "--db", path, "-q"]) == 0
+    with running(path, str(code), "--reload") as process:
+        with open(fifo) as told:  # noqa: PTH123 -- and kept open, so that the task has begun
+            assert told.read() == "hang"
+        code.write_text(SLOW.replace("VERSION", "quick"))
+        assert Path(fifo).read_text() == "quick"
+        assert main(["wait", "--db", path, "-q"]) == 0
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 143
+    with Client(path, read_only=True) as client:
+        rows: Any = client.sql("select attempts, crashes, state from tasks").to_dict("records")
+    assert rows == [{"attempts": 2, "crashes": 0, "state": "COMPUTED"}]

@@ -1,0 +1,148 @@
+"""`show`: the waterfall in the terminal, and how much of it is shown."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tilebox_local import Client, ExecutionContext, Task
+from tilebox_local.cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+class Deep(Task):
+    """A span with two failed and one good span below it, one of the failed ones with a log record."""
+
+    def execute(self, context: ExecutionContext) -> None:
+        """Fail twice without failing."""
+        with context.tracer.span("read"):
+            for name in ("first", "second", "third"):
+                try:
+                    with context.tracer.span(name):
+                        if name != "second":
+                            context.logger.error("\x1b[2J%s is bad", name)
+                            raise OSError(f"{name} is missing")
+                except OSError:
+                    continue
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> str:
+    """A store with one job of one task `Deep`."""
+    path = str(tmp_path / "deep.db")
+    with Client(path) as client:
+        client.jobs().submit("deep", Deep())
+        client.runner(tasks=[Deep]).run_all()
+    return path
+
+
+@pytest.fixture
+def shown(deep: str, capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+    """Runs `show` on `deep`; its lines below the header, without durations, bars and runners."""
+
+    def run(*arguments: str) -> list[str]:
+        capsys.readouterr()
+        assert main(["--db", deep, "job", "show", *arguments]) == 0
+        lines = capsys.readouterr().out.splitlines()[4:]
+        return [re.split(r"\s{2,}[\d.]+(?:µs|ms|s)|\s+\u2717", line)[0].rstrip() for line in lines]
+
+    return run
+
+
+def test_tells_why_a_task_failed(db: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Below a failed task `show` prints type and message of its exception; above all, what the job is and was."""
+    assert main(["--db", db, "show"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"broken  FAILED  [0-9a-f-]{36}", lines[0])
+    assert re.fullmatch(
+        r"submitted \S{20}, started \S{20}, elapsed [\d.]+(µs|ms), computed for [\d.]+(µs|ms)", lines[1]
+    )
+    assert lines[2] == "1 tasks: 1 failed"
+    below = lines[[line.split()[1] for line in lines].index("task/Mosaic") + 1]
+    assert below.strip() == "ValueError: no scale"
+
+
+def test_all_spans(shown: Callable[..., list[str]]) -> None:
+    """Without options the whole tree is shown."""
+    assert shown() == [
+        "job/deep", "└─ task/Deep", "   └─ read", "      ├─ first", "      │     OSError: first is missing",
+        "      ├─ second", "      └─ third", "            OSError: third is missing",
+    ]  # fmt: skip
+
+
+def test_depth(shown: Callable[..., list[str]]) -> None:
+    """--depth hides what is deeper, and counts it with its failures below the last level that is shown."""
+    assert shown("--depth", "2") == ["job/deep", "└─ task/Deep", "      … 4 spans below, 2 of them failed"]
+    assert shown("--depth", "3") == [
+        "job/deep", "└─ task/Deep", "   └─ read", "         … 3 spans below, 2 of them failed",
+    ]  # fmt: skip
+    assert shown("--depth", "4") == shown()
+
+
+def test_errors(shown: Callable[..., list[str]]) -> None:
+    """--errors shows failed spans and those above them, and says how many others there are."""
+    lines = [line for line in shown("--errors") if "OSError" not in line]
+    assert lines == [
+        "job/deep", "└─ task/Deep", "   └─ read", "      ├─ first", "      └─ third",
+        "… 1 of 6 spans not shown: no failure in or below them",
+    ]  # fmt: skip
+
+
+def test_logs(deep: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """--logs shows the log records of a span below it; they cannot steer the terminal."""
+    assert main(["--db", deep, "show", "--logs"]) == 0
+    output = capsys.readouterr().out
+    assert "\x1b" not in output
+    assert re.findall(r"\S+ ERROR (.*)", output) == ["␛[2Jfirst is bad", "␛[2Jthird is bad"]
+
+
+def test_max_rows(shown: Callable[..., list[str]], deep: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """--max-rows cuts the tree, and says what is missing."""
+    assert shown("--max-rows", "2")[:2] == ["job/deep", "└─ task/Deep"]
+    assert shown("--max-rows", "2")[2:] == ["… 4 of 6 spans not shown, 2 of them failed"]
+    assert main(["--db", deep, "show", "--max-rows", "0"]) == 2
+
+
+def test_json(ask: Callable[..., Any]) -> None:
+    """--json is the row of the job, with the rows of its spans in the order of the tree."""
+    spans = ask("spans", "name:mosaic")
+    found = ask("job", "show", "name:mosaic", "--logs")
+    assert found | {"spans": None, "logs": None} == ask("jobs", "--name", "mosaic")[0] | {"spans": None, "logs": None}
+    assert sorted(found["spans"], key=lambda span: span["start_ns"]) == spans
+    assert [span["name"] for span in found["spans"]] == [
+        "job/mosaic", "task/Mosaic", "task/Scene", "compute", "task/Scene", "compute",
+    ]  # fmt: skip
+    assert found["logs"] == ask("logs", "name:mosaic")
+    assert [span["name"] for span in ask("show", "name:mosaic", "--depth", "1")["spans"]] == ["job/mosaic"]
+
+
+def test_large_job_reads_details_of_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large job only the lines that are shown become objects."""
+    from tilebox_local.formatting import waterfall
+
+    path = str(tmp_path / "large.db")
+    with Client(path) as client:
+
+        class Many(Task):
+            def execute(self, context: ExecutionContext) -> None:
+                for _ in range(2000):
+                    with context.tracer.span("one"):
+                        pass
+
+        client.jobs().submit("many", Many())
+        client.runner(tasks=[Many]).run_all()
+    made = []
+
+    class Counted(waterfall.SpanRow):
+        def __init__(self, **values: Any) -> None:
+            super().__init__(**values)
+            made.append(self.name)
+
+    monkeypatch.setattr("tilebox_local.query.waterfall.SpanRow", Counted)
+    assert main(["--db", path, "show", "--max-rows", "3"]) == 0
+    assert made == ["job/many", "task/Many", "one"]

@@ -1,0 +1,220 @@
+"""What commands print: tables, JSON, long texts. No text of a store can steer the terminal."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tilebox_local.formatting.text import cell_width, cut_end, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from tilebox_local.cli.session import Session
+
+__all__ = [
+    "STATE_COLORS",
+    "Column",
+    "json_line",
+    "paint_state",
+    "plain_row",
+    "show_rows",
+    "show_text",
+    "terminal_width",
+    "use_ascii",
+    "use_color",
+    "write_json",
+    "write_line",
+]
+
+_MIN_WIDTH = 16  # of a column that gives way
+_JSON_COLUMNS = ("attributes", "links")
+STATE_COLORS = {
+    "COMPLETED": "32", "COMPUTED": "32", "RUNNING": "36", "STARTED": "36", "FAILED": "31", "ERROR": "31",
+    "FATAL": "31", "CANCELED": "33", "WARN": "33", "FAILED_OPTIONAL": "33", "SKIPPED": "2", "DEBUG": "2", "TRACE": "2",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: the key of the rows, its heading, and how a value is shown."""
+
+    key: str
+    heading: str | None = None
+    show: Callable[[Any], str] = str
+    right: bool = False
+    paints: bool = False  #: whether its values are states with colours
+    gives_way: bool = False  #: whether it is the first to become narrower on a narrow terminal
+
+    @property
+    def title(self) -> str:
+        """The heading."""
+        return self.key if self.heading is None else self.heading
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        """The value of a row, as it is shown."""
+        value = row.get(self.key)
+        return "" if value is None else visible(self.show(value))
+
+
+def use_color(session: Session) -> bool:
+    """Whether stdout gets colours: --color, then NO_COLOR, then FORCE_COLOR, then whether it is a terminal."""
+    if session.color != "auto":
+        return session.color == "always"
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def use_ascii() -> bool:
+    """Whether stdout cannot show more than ASCII."""
+    return not (sys.stdout.encoding or "").lower().startswith("utf")
+
+
+def terminal_width(default: int | None) -> int | None:
+    """Cells per line of the terminal; `default` if stdout is none, whatever COLUMNS says: readline exports it."""
+    return shutil.get_terminal_size((default or 100, 24)).columns if sys.stdout.isatty() else default
+
+
+def show_rows(session: Session, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> None:
+    """Print rows as a table; with --json as one array of objects, with all of their keys, one a line."""
+    if session.as_json:
+        last = len(rows) - 1
+        write_line("[" if rows else "[]")
+        for index, row in enumerate(rows):
+            write_line(f"{json_text(plain_row(row))}{',' if index < last else ''}")
+        if rows:
+            write_line("]")
+    elif rows:
+        show_text(session, table(rows, columns, width=terminal_width(None), color=use_color(session)))
+
+
+def table(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, width: int | None = None, color: bool = False
+) -> str:
+    """Rows below their headings. Nothing is cut without a `width` in cells: else what gives way, then what is last."""
+    cells = [[column.text(row) for column in columns] for row in rows]
+    widths = [
+        max(cell_width(column.title), *(cell_width(line[index]) for line in cells))
+        for index, column in enumerate(columns)
+    ]
+    if width is not None:
+        excess = sum(widths) + 2 * (len(widths) - 1) - width
+        for index, column in enumerate(columns):
+            if column.gives_way and excess > 0:
+                widths[index] = max(min(_MIN_WIDTH, widths[index]), widths[index] - excess)
+    lines = [_line([column.title for column in columns], columns, widths, width, "1" if color else "")]
+    lines += [_line(line, columns, widths, width, "", color=color) for line in cells]
+    return "\n".join(lines)
+
+
+def _line(
+    texts: Sequence[str],
+    columns: Sequence[Column],
+    widths: Sequence[int],
+    width: int | None,
+    code: str,
+    *,
+    color: bool = False,
+) -> str:
+    parts = []
+    left = width
+    last = len(columns) - 1
+    for index, (text, column) in enumerate(zip(texts, columns, strict=True)):
+        if left is not None:
+            text = cut_end(text, max(min(left, widths[index]), 0))  # noqa: PLW2901 -- as far as there is room
+        blanks = " " * max(0, min(widths[index], widths[index] if left is None else left) - cell_width(text))
+        painted = _paint(text, STATE_COLORS.get(text, "")) if color and column.paints else text
+        parts.append(blanks + painted if column.right else painted + (blanks if index < last else ""))
+        if left is not None:
+            left -= widths[index] + 2
+    return _paint("  ".join(parts).rstrip(), code)
+
+
+def paint_state(state: str, width: int, *, color: bool) -> str:
+    """A state or severity, as wide as others, in its colour."""
+    return _paint(f"{visible(state):{width}}", STATE_COLORS.get(state, "") if color else "")
+
+
+def _paint(text: str, code: str) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if code and text else text
+
+
+def show_text(session: Session, text: str) -> None:
+    """Print text, through a pager if it is longer than the terminal that it goes to."""
+    if session.use_pager and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+        height = shutil.get_terminal_size((100, 24)).lines
+        if text.count("\n") + 1 >= height and _page(text):
+            return
+    write_line(text)
+
+
+def _page(text: str) -> bool:
+    """Whether a pager has shown it."""
+    command = shlex.split(os.environ.get("PAGER") or "less")
+    if not command or shutil.which(command[0]) is None:
+        return False
+    environment = {"LESS": "FRX", **os.environ}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as pager:  # noqa: S603 -- the user's own
+        try:
+            pager.communicate(f"{text}\n".encode(errors="backslashreplace"))
+        except KeyboardInterrupt:  # it is the pager's, which goes on
+            pager.wait()
+    return True
+
+
+def write_line(text: str) -> None:
+    """A line on stdout, whatever its encoding can show."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
+
+
+def write_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    write_line(json_text(value, indented=True))
+
+
+def json_line(row: Mapping[str, Any]) -> None:
+    """One row as a line of JSON, at once."""
+    write_line(json_text(plain_row(row)))
+    sys.stdout.flush()
+
+
+def json_text(value: Any, *, indented: bool = False) -> str:
+    """JSON of plain values, dataclasses, datetimes; a timedelta is a number of seconds, bytes are tagged."""
+    import orjson
+
+    return orjson.dumps(value, default=_other, option=orjson.OPT_INDENT_2 if indented else 0).decode()
+
+
+def _other(value: Any) -> Any:
+    from datetime import timedelta
+
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bytes):
+        from base64 import b64encode
+
+        return {"$bytes": b64encode(value).decode()}
+    return str(value)
+
+
+def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with what it has of JSON as objects instead of text."""
+    return {key: _parsed(value) if key in _JSON_COLUMNS else value for key, value in row.items()}
+
+
+def _parsed(value: Any) -> Any:
+    import orjson
+
+    try:
+        return value if value is None else orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return value

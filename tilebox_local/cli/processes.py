@@ -1,0 +1,250 @@
+"""Several runner processes, and their restart when the user's code changes.
+
+Each is `tilebox-local run` in a process group of its own, so that Ctrl-C in the terminal reaches it once, through here.
+A socket leads to each: it tells which files its code consists of, and ends by itself when this process is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from tilebox_local.cli.running import FAILED, INTERRUPTED, OK
+from tilebox_local.clock import wall_ns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+    from tilebox_local.cli.session import Session
+
+__all__ = ["supervise"]
+
+_DEBOUNCE_S = 0.2  # editors write a file in several steps
+_TERMINATED = 128 + signal.SIGTERM
+
+
+@dataclass
+class _Child:
+    """One runner process."""
+
+    number: int
+    process: subprocess.Popen[bytes]
+    end: socket.socket
+    started_ns: int
+    is_told: bool = False  # to end
+
+
+@dataclass
+class _Event:
+    """Something that the supervisor waits for."""
+
+    kind: str  # "signal", "ended", "sources" or "changed"
+    number: int = 0  # of the signal, the exit code, or when the child was started
+    child: _Child | None = None
+    files: list[str] = field(default_factory=list)
+
+
+def supervise(session: Session, arguments: Sequence[str], *, count: int, reloads: bool) -> int:
+    """Run `count` runners until they end or a signal comes; the exit code.
+
+    0: all have ended as they should; 130 or 143: after SIGINT or SIGTERM; 1: one has crashed, or the code that all of
+    them ended with.
+    """
+    events: SimpleQueue[_Event] = SimpleQueue()  # its put is reentrant: signal handlers use it
+    previous: dict[int, Any] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        events.put(_Event("signal", number))
+
+    for one in (signal.SIGINT, signal.SIGTERM):
+        previous[one] = signal.signal(one, handle)
+    supervisor = _Supervisor(session, list(arguments), count, events, reloads=reloads)
+    try:
+        return supervisor.run()
+    finally:
+        supervisor.close()
+        for number, handler in previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+class _Supervisor:
+    def __init__(
+        self, session: Session, arguments: list[str], count: int, events: SimpleQueue[_Event], *, reloads: bool
+    ) -> None:
+        self._session = session
+        self._arguments = arguments
+        self._count = count
+        self._events = events
+        self._children: list[_Child] = []
+        self._codes: list[int] = []  # of those that were not told to end
+        self._signal: int | None = None
+        self._is_restarting = False
+        self._sources = _Sources(events) if reloads else None
+
+    def run(self) -> int:
+        self._start()
+        while self._children or (self._sources is not None and self._signal is None):
+            event = self._events.get()
+            if event.kind == "signal":
+                self._signal = event.number
+                self._tell(event.number)
+            elif event.kind == "sources" and self._sources is not None:
+                self._sources.watch(event.files, event.number)
+            elif event.kind == "ended" and event.child is not None:
+                self._bury(event.child, event.number)
+            elif event.kind == "changed" and self._signal is None:
+                self._restart(event.files)
+            if self._is_restarting and not self._children and self._signal is None:
+                self._is_restarting = False
+                self._codes.clear()
+                self._start()
+        return self._code()
+
+    def _code(self) -> int:
+        if self._signal is not None:
+            return INTERRUPTED if self._signal == signal.SIGINT else _TERMINATED
+        if len(set(self._codes)) == 1:
+            return self._codes[0] if self._codes[0] >= 0 else FAILED
+        return FAILED if any(self._codes) else OK
+
+    def _start(self) -> None:
+        for number in range(1, self._count + 1):
+            own, other = socket.socketpair()
+            common = [f"--db={self._session.path}", f"--color={self._session.color}"]
+            common += ["--quiet"] if self._session.is_quiet else []
+            common += ["--verbose"] if self._session.is_verbose else []
+            command = [sys.executable, "-m", "tilebox_local", *common, "run", f"--supervisor={other.fileno()}"]
+            environment = dict(os.environ)
+            if self._sources is not None:
+                # Python takes compiled code for current if its source has the same size and second.
+                environment["PYTHONDONTWRITEBYTECODE"] = "1"
+            started_ns = wall_ns()
+            process = subprocess.Popen(  # noqa: S603 -- ourselves
+                [*command, *self._arguments],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[other.fileno()],
+                env=environment,
+                start_new_session=True,
+            )
+            other.close()
+            child = _Child(number, process, own, started_ns)
+            self._children.append(child)
+            for listen in (self._listen, self._wait):
+                threading.Thread(target=listen, args=(child,), name="tilebox-local-run", daemon=True).start()
+
+    def _listen(self, child: _Child) -> None:
+        """Pass on what a child says."""
+        with contextlib.suppress(OSError), child.end.makefile("rb") as lines:  # closed when it has ended
+            for line in lines:
+                self._events.put(_Event("sources", child.started_ns, child, json.loads(line)))
+
+    def _wait(self, child: _Child) -> None:
+        """Tell that a child has ended. Not by the end of what it says: its own children may have inherited that."""
+        self._events.put(_Event("ended", child.process.wait(), child))
+
+    def _tell(self, number: int) -> None:
+        for child in self._children:
+            child.is_told = True
+            child.process.send_signal(number)
+
+    def _bury(self, child: _Child, code: int) -> None:
+        self._children.remove(child)
+        child.end.close()
+        if child.is_told:
+            return
+        self._codes.append(code)
+        if code != 0:
+            how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+            sys.stderr.write(f"tilebox-local: runner process {child.number} (pid {child.process.pid}) {how}.\n")
+            if self._sources is not None and not self._children:
+                self._session.say("Waiting for a change of the code.")
+
+    def _restart(self, files: list[str]) -> None:
+        self._session.say(f"{', '.join(Path(file).name for file in files)} changed: starting again.")
+        self._is_restarting = True
+        self._tell(signal.SIGTERM)
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        if self._sources is not None:
+            self._sources.close()
+        for child in self._children:
+            child.process.kill()
+            child.process.wait()
+            child.end.close()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+class _Sources:
+    """Tells when one of the user's source files changes, once for all changes of a moment."""
+
+    def __init__(self, events: SimpleQueue[_Event]) -> None:
+        from watchdog.observers import Observer
+
+        self._events = events
+        self._files: set[str] = set()
+        self._folders: set[str] = set()
+        self._changes: SimpleQueue[str | None] = SimpleQueue()
+        self._observer = Observer()
+        self._observer.start()
+        self._thread = threading.Thread(target=self._debounce, name="tilebox-local-reload", daemon=True)
+        self._thread.start()
+
+    def watch(self, files: Sequence[str], since_ns: int) -> None:
+        """Watch these files for changes since an instant. In fact their folders, since editors replace files."""
+        from watchdog.events import FileSystemEvent, FileSystemEventHandler
+
+        changes, known = self._changes, self._files
+        known |= set(files)
+
+        class Handler(FileSystemEventHandler):
+            def on_any_event(self, event: FileSystemEvent) -> None:
+                if event.event_type in ("modified", "created", "moved", "deleted"):
+                    for path in (os.fsdecode(event.src_path), os.fsdecode(event.dest_path or "")):
+                        if path in known:
+                            changes.put(path)
+
+        for folder in {str(Path(file).parent) for file in files} - self._folders:
+            self._folders.add(folder)
+            self._observer.schedule(Handler(), folder, recursive=False)
+        for file in files:
+            with contextlib.suppress(OSError):
+                if Path(file).stat().st_mtime_ns > since_ns:
+                    changes.put(file)
+
+    def _debounce(self) -> None:
+        while True:
+            first = self._changes.get()
+            if first is None:
+                return
+            files = {first}
+            try:
+                while (path := self._changes.get(timeout=_DEBOUNCE_S)) is not None:
+                    files.add(path)
+            except Empty:
+                self._events.put(_Event("changed", files=sorted(files)))
+            else:
+                return
+
+    def close(self) -> None:
+        self._changes.put(None)
+        self._observer.stop()
+        self._observer.join()
+        self._thread.join()

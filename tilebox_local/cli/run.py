@@ -1,0 +1,142 @@
+"""`run`: runners for the tasks of the user's modules and files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tilebox_local.cli.running import USAGE
+from tilebox_local.cli.session import Session, command
+
+if TYPE_CHECKING:
+    from tilebox_local.cli.targets import TargetImportError
+
+__all__ = ["run"]
+
+
+@command(
+    "run",
+    examples=[
+        "tilebox-local run tasks.py --all",
+        "tilebox-local run tasks.py:Scene tasks.py:Mosaic --processes 2 --until-idle",
+        "tilebox-local run my_package.tasks --cluster default  # until Ctrl-C",
+        "tilebox-local run tasks.py --reload --name laptop  # until Ctrl-C",
+    ],
+    prints_data=False,
+)
+@click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
+@click.option("--cluster", metavar="SLUG", help="The cluster that it serves; default: the default cluster.")
+@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Runners.")
+@click.option("--all", "--until-idle", "until_idle", is_flag=True, help="End when no task can be claimed any more.")
+@click.option("--reload", "reloads", is_flag=True, help="Start again when a file of the imported modules changes.")
+@click.option("--name", metavar="NAME", help="service.name of the spans and logs.")
+@click.option("--supervisor", type=int, hidden=True, help="Descriptor of the process that has started this one.")
+def run(
+    session: Session,
+    targets: tuple[str, ...],
+    cluster: str | None,
+    processes: int,
+    until_idle: bool,
+    reloads: bool,
+    name: str | None,
+    supervisor: int | None,
+) -> int:
+    """Run the tasks of modules or files.
+
+    TARGET is a module, with all tasks that it defines, module:Task, path/to/file.py, or path/to/file.py:Task. The store
+    is created if there is none.
+
+    Runs until SIGINT or SIGTERM. The running task may end within 2 seconds, else it goes back to the queue. With
+    several processes, one that crashes is reported; the others go on, and the exit code is 1.
+    """
+    if supervisor is None and (processes > 1 or reloads):
+        from tilebox_local.cli.processes import supervise
+
+        options = ["--all"] if until_idle else []
+        options += [f"--cluster={cluster}"] if cluster else []
+        options += [f"--name={name}"] if name else []
+        return supervise(session, [*options, "--", *targets], count=processes, reloads=reloads)
+    if supervisor is not None:
+        _end_with(supervisor)
+    from tilebox_local.cli.targets import TargetImportError, load_tasks
+
+    try:
+        tasks = load_tasks(targets)
+    except TargetImportError as error:
+        _tell_sources(supervisor, error)
+        return _report(error)
+    _tell_sources(supervisor)
+    from tilebox_local.client import Client
+
+    with Client(session.path, name=name) as client:
+        runner = client.runner(cluster, tasks=tasks)
+        session.say(f"Running {', '.join(task.__name__ for task in tasks)} on {client.path}.")
+        if until_idle:
+            runner.run_all()
+        else:
+            runner.run_forever()
+    return 0
+
+
+def _report(error: TargetImportError) -> int:
+    """Why the user's code cannot be imported: with the lines of it, since it is theirs to mend."""
+    import traceback
+
+    from tilebox_local.formatting.text import visible
+
+    cause = error.__cause__ or error
+    frames = traceback.extract_tb(cause.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith("<frozen") and _is_own(frame.filename)]
+    place = f" ({own[-1].filename}, line {own[-1].lineno})" if own and not isinstance(cause, SyntaxError) else ""
+    message = f"{error} cannot be imported: {type(cause).__name__}: {cause}{place}."
+    sys.stderr.write(f"tilebox-local: {visible(message)}\n")
+    return USAGE
+
+
+def _is_own(file: str | None) -> bool:
+    """Whether a source file is the user's: not of Python, of an installed package, or of this one."""
+    if not file or not file.endswith(".py"):
+        return False
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 -- of many files
+    path = os.path.abspath(file)  # noqa: PTH100
+    installed = f"{os.sep}site-packages{os.sep}" in path or f"{os.sep}dist-packages{os.sep}" in path
+    library = os.path.dirname(os.path.abspath(os.__file__))  # noqa: PTH100, PTH120
+    return not (installed or path.startswith((package + os.sep, library + os.sep)))
+
+
+def _tell_sources(supervisor: int | None, error: TargetImportError | None = None) -> None:
+    """Tell the supervisor which files the user's code consists of, as a line of JSON."""
+    if supervisor is None:
+        return
+    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    cause: Any = None if error is None else error.__cause__
+    while cause is not None:
+        files.add(getattr(cause, "filename", None))  # of a SyntaxError
+        trace = cause.__traceback__
+        while trace is not None:
+            files.add(trace.tb_frame.f_code.co_filename)
+            trace = trace.tb_next
+        cause = cause.__cause__
+    own = sorted(os.path.abspath(file) for file in files if file and _is_own(file))  # noqa: PTH100
+    line = json.dumps(own) + "\n"
+    os.write(supervisor, line.encode())
+
+
+def _end_with(supervisor: int) -> None:
+    """End as SIGTERM would do it when the supervisor is gone: then nobody else can end this process."""
+
+    def watch() -> None:
+        try:
+            while os.read(supervisor, 1):
+                continue
+        except OSError:
+            pass  # the same
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="tilebox-local-supervisor", daemon=True).start()

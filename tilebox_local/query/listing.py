@@ -1,0 +1,170 @@
+"""What the command line lists: rows of the views as dictionaries, and which job somebody means."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
+
+import orjson
+
+from tilebox_local.catalog import run, sql
+from tilebox_local.errors import ArgumentError, NotFoundError
+from tilebox_local.formatting.text import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import apsw
+
+    from tilebox_local.storage.store import Store
+
+__all__ = ["JobKey", "find_job_key", "list_jobs", "list_logs", "list_spans", "read_rows", "task_ids", "view_job"]
+
+FIRST_NS, LAST_NS = -(1 << 63), (1 << 63) - 1
+_CANDIDATES = 10
+_MIN_BEGINNING = 4
+
+
+class JobKey(NamedTuple):
+    """A job that somebody has named."""
+
+    job_no: int
+    job_id: UUID
+    name: str
+
+
+def read_rows(connection: apsw.Connection, statement: str, parameters: Any = None) -> list[dict[str, Any]]:
+    """Rows of a statement of the catalog by column name."""
+    cursor = connection.cursor()
+    rows: list[dict[str, Any]] = []
+    names: list[str] = []
+    for row in cursor.execute(statement, parameters):
+        names = names or [column[0] for column in cursor.get_description()]
+        rows.append(dict(zip(names, row, strict=True)))
+    return rows
+
+
+def find_job_key(store: Store, text: str) -> JobKey:
+    """The job that is meant by an id, a unique beginning of one, "latest", or "name:" and its name.
+
+    Raises:
+        NotFoundError: there is none. ArgumentError: it is none of these, or the ids of several jobs begin like this.
+    """
+    with store.read() as connection:
+        if text == "latest" or text.startswith("name:"):
+            name = None if text == "latest" else text.removeprefix("name:")
+            rows = run(connection, "newest_job", {"name": name})
+        else:
+            rows = _by_beginning(connection, text)
+    if not rows:
+        hint = "List the jobs with `tilebox-local jobs`." if text != "latest" else "It has no jobs yet."
+        raise NotFoundError("job", text, hint=hint)
+    if len(rows) > 1:
+        shown = "\n".join(f"  {row[2]}  {visible(row[3])}" for row in rows[:_CANDIDATES])
+        more = "\n  and more" if len(rows) > _CANDIDATES else ""
+        raise ArgumentError(f"Several jobs have an id that begins with {text!r}; type more of it:\n{shown}{more}")
+    job_no, job_id, _, name = rows[0]
+    return JobKey(job_no, UUID(bytes=job_id), name)
+
+
+def _by_beginning(connection: apsw.Connection, text: str) -> list[tuple[Any, ...]]:
+    digits = text.strip().lower().replace("-", "")
+    if not re.fullmatch(r"[0-9a-f]{4,32}", digits):
+        raise ArgumentError(
+            f"{text!r} is no job: type its id, at least {_MIN_BEGINNING} characters of its beginning, `latest`, "
+            f"or name: and its name."
+        )
+    first = "-".join(filter(None, (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])))
+    return run(connection, "jobs_by_beginning", {"first": first, "last": f"{first}g", "limit": _CANDIDATES + 1})
+
+
+def view_job(connection: apsw.Connection, job_no: int) -> dict[str, Any]:
+    """The row of the view `jobs`. Raises NotFoundError: it was pruned meanwhile."""
+    rows = read_rows(connection, sql["view_job"], (job_no,))
+    if not rows:
+        raise NotFoundError("job", job_no, hint="It was deleted meanwhile.")
+    return rows[0]
+
+
+def list_jobs(
+    store: Store,
+    *,
+    states: Sequence[str] = (),
+    name: str | None = None,
+    since_ns: int | None = None,
+    until_ns: int | None = None,
+    sort: str = "submitted",
+    limit: int | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of the view `jobs`, newest first unless `sort` says otherwise. `until_ns` is not included."""
+    parameters = {
+        "states": orjson.dumps(list(states)).decode() if states else None,
+        "name": name,
+        "since_ns": FIRST_NS if since_ns is None else since_ns,
+        "until_ns": LAST_NS if until_ns is None else until_ns - 1,
+        "sort": sort,
+        "limit": -1 if limit is None else limit,
+    }
+    with store.read() as connection:
+        return read_rows(connection, sql["list_jobs"], parameters)
+
+
+def task_ids(connection: apsw.Connection, job_no: int, text: str) -> list[str]:
+    """Ids of the tasks of a job that are meant. Raises NotFoundError: none is."""
+    rows = run(connection, "list_tasks_named", {"job_no": job_no, "text": text})
+    if not rows:
+        raise NotFoundError("task", text, hint="Type the beginning of its id, or the name of its class, also as 'Ti*'.")
+    return [row[0] for row in rows]
+
+
+def list_spans(
+    store: Store,
+    job_no: int,
+    *,
+    task: str | None = None,
+    name: str | None = None,
+    status: str | None = None,
+    since_ns: int | None = None,
+    min_duration_ns: int | None = None,
+    limit: int | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of the view `spans` by start: of those that match, the newest `limit`."""
+    with store.snapshot() as connection:
+        parameters = {
+            "job_no": job_no,
+            "since_ns": FIRST_NS if since_ns is None else since_ns,
+            "name": name,
+            "status": status,
+            "min_ns": min_duration_ns,
+            "tasks": _json(task_ids(connection, job_no, task)) if task else None,
+            "limit": -1 if limit is None else limit,
+        }
+        return read_rows(connection, sql["list_spans"], parameters)[::-1]
+
+
+def list_logs(
+    store: Store,
+    job_no: int,
+    *,
+    task: str | None = None,
+    name: str | None = None,
+    level: int = 0,
+    since_ns: int | None = None,
+    limit: int | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of the view `logs` by time: of those that match, the newest `limit`. `level` is an OTLP severity number."""
+    with store.snapshot() as connection:
+        parameters = {
+            "job_no": job_no,
+            "since_ns": FIRST_NS if since_ns is None else since_ns,
+            "name": name,
+            "level": level,
+            "tasks": _json(task_ids(connection, job_no, task)) if task else None,
+            "limit": -1 if limit is None else limit,
+        }
+        return read_rows(connection, sql["list_logs"], parameters)[::-1]
+
+
+def _json(values: Sequence[Any]) -> str:
+    return orjson.dumps(list(values)).decode()
