@@ -119,3 +119,16 @@ def test_an_interrupt_ends_both(client: Client) -> None:
     with client._store.snapshot() as connection, pytest.raises(KeyboardInterrupt):
         ask_all(client._store, connection, [ask, ask])
     assert client._store._readers._out() == []
+
+
+def test_no_thread_to_be_had(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be started, the first one answers all."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with client._store.snapshot() as connection:
+        answers = ask_all(client._store, connection, [count, count])
+    monkeypatch.undo()
+    assert answers == [(1, threading.get_ident())] * 2

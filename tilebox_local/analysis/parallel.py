@@ -67,15 +67,27 @@ def _work_together(
 
     thread = BackgroundThread(help_out, "tilebox-local-analysis")
     try:
-        thread.start()
+        has_help = _starts(thread)
         work(connection)
     except BaseException:
         if not thread.give_up():
             _end(thread, other)
         raise
-    thread.wait_for_end()
+    if has_help:
+        thread.wait_for_end()
     if errors:
         raise errors[0]
+
+
+def _starts(thread: BackgroundThread) -> bool:
+    """Start a thread; False if there is none to be had."""
+    try:
+        thread.start()
+    except RuntimeError:
+        if thread.give_up():
+            return False
+        raise
+    return True
 
 
 def _end(thread: BackgroundThread, other: apsw.Connection) -> None:
