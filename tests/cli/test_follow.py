@@ -102,7 +102,7 @@ def test_a_store_at_rest_is_looked_at_thoroughly_once(client: Client) -> None:
 
 
 def test_the_newest_of_what_is_there(client: Client) -> None:
-    """Of what is there at first, only so many of the newest records that match are told; the others not later either."""
+    """Of what is there at first, only the newest records that match are told; the others not later either."""
     store = client._store
     for number in range(1, 2101):
         insert_span(store, 1, number, 10_000 - 2 * number if number > 2000 else 1, number)
