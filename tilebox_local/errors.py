@@ -14,6 +14,7 @@ TileboxLocalError
 │   └── SchemaVersionError        written by a newer version of this package
 ├── NotFoundError (KeyError)      no such job, task or cluster
 ├── ArgumentError (ValueError)    a value that was passed in cannot be used
+├── TargetImportError             the user's code, named on the command line, cannot be imported
 ├── LeaseLostError                the runner no longer owns the task it reports on
 └── FlushTimeoutError (TimeoutError)
 
@@ -39,6 +40,7 @@ __all__ = [
     "StoreFullError",
     "StoreOpenError",
     "StoreReplacedError",
+    "TargetImportError",
     "TileboxLocalError",
     "hosted_only",
 ]
@@ -131,12 +133,12 @@ class SchemaVersionError(StoreError):
 
 
 class NotFoundError(TileboxLocalError, KeyError):
-    """No object of this `kind` ("job", "task", "cluster") has this `id`."""
+    """No object of this `kind` ("job", "task", "cluster"; on the command line "module", "file") has this `id`."""
 
     code = "not_found"
 
-    def __init__(self, kind: str, id: object, *, hint: str | None = None) -> None:
-        super().__init__(f"No {kind} {str(id)!r} in this store.", hint=hint)
+    def __init__(self, kind: str, id: object, *, hint: str | None = None, place: str = "in this store") -> None:
+        super().__init__(f"No {kind} {str(id)!r} {place}.", hint=hint)
         self.kind = kind
         self.id = id
 
@@ -145,6 +147,12 @@ class ArgumentError(TileboxLocalError, ValueError):
     """A value that was passed in cannot be used; the message names the value and the rule."""
 
     code = "invalid_argument"
+
+
+class TargetImportError(TileboxLocalError):
+    """Importing the user's code has raised `__cause__`."""
+
+    code = "target_import"
 
 
 class LeaseLostError(TileboxLocalError):

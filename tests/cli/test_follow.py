@@ -101,6 +101,21 @@ def test_a_store_at_rest_is_looked_at_thoroughly_once(client: Client) -> None:
     assert names(follower.look()) == []
 
 
+def test_the_newest_of_what_is_there(client: Client) -> None:
+    """Of what is there at first, only the newest records that match are told; the others not later either."""
+    store = client._store
+    for number in range(1, 2101):
+        insert_span(store, 1, number, 10_000 - 2 * number if number > 2000 else 1, number)
+    insert_log(store, 1, 10, 1)
+    insert_log(store, 1, 20, 2)
+    filters = Filters(kinds=("span", "log"), name="span 1*")
+    follower = Follower(store, since_ns=0, job_no=1, filters=filters)
+    assert names(follower.look(newest=2)) == ["span 1998", "span 1999"]
+    assert follower.look(thorough=True) == []
+    everything = Follower(store, since_ns=0, job_no=1, filters=Filters(kinds=("log",)))
+    assert names(everything.look(newest=1)) == ["log 2"]
+
+
 def test_spans_are_told_when_they_end(client: Client) -> None:
     """A span that was open at first is told once, when it has ended, however long ago it began."""
     store = client._store

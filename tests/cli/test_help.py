@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import click
@@ -17,8 +18,9 @@ from sample_tasks import Mosaic, Scene
 
 from tilebox_local import Client, __version__
 from tilebox_local.cli import main, program
+from tilebox_local.cli.output import Column, show_rows
 from tilebox_local.cli.registry import COMMANDS
-from tilebox_local.cli.session import Command
+from tilebox_local.cli.session import Command, Session, command, job_argument
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,23 +36,23 @@ def commands() -> Iterator[tuple[str, click.Command]]:
         assert found is not None
         yield name, found
         if isinstance(found, click.Group) and name != "job":
-            yield from ((f"{name} {inner}", command) for inner, command in found.commands.items())
+            yield from ((f"{name} {inner}", one) for inner, one in found.commands.items())
 
 
 ALL = dict(commands())
-EXAMPLES = [(name, example) for name, command in ALL.items() for example in getattr(command, "examples", ())]
+EXAMPLES = [(name, example) for name, one in ALL.items() for example in getattr(one, "examples", ())]
 
 
 def test_each_command_has_help_and_examples() -> None:
     """Each command has examples that begin with its name, and the first sentence of its help is that of the list."""
-    for name, command in ALL.items():
-        assert command.help
+    for name, found in ALL.items():
+        assert found.help
         if name in COMMANDS and name != "job":
-            assert re.split(r"\n\n", command.help)[0] == COMMANDS[name][1]
-        if not isinstance(command, click.Group):
-            assert isinstance(command, Command)
-            assert command.examples
-            for example in command.examples:
+            assert re.split(r"\n\n", found.help)[0] == COMMANDS[name][1]
+        if not isinstance(found, click.Group):
+            assert isinstance(found, Command)
+            assert found.examples
+            for example in found.examples:
                 assert f"tilebox-local {name}" in example or f"tilebox-local job {name}" in example
 
 
@@ -72,6 +74,28 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_new_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A function and a line in the table make a command with the options of all commands, a table and JSON."""
+
+    @command("durations", examples=["tilebox-local durations"])
+    @job_argument()
+    def durations(session: Session, job: str) -> int:
+        """Say how long."""
+        show_rows(session, [{"name": job, "total_ms": 1.5}], [Column("name"), Column("total_ms", "total", right=True)])
+        return 1 if session.is_quiet else 0
+
+    module = ModuleType("tilebox_local.cli.durations")
+    module.durations = durations  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(COMMANDS, "durations", ("durations:durations", "Say how long."))
+    assert main(["durations"]) == 0
+    assert capsys.readouterr().out == "name    total\nlatest    1.5\n"
+    assert main(["-q", "durations", "x", "--json"]) == 1
+    assert capsys.readouterr().out == '[\n{"name":"x","total_ms":1.5}\n]\n'
+    assert main(["--help"]) == 0
+    assert "  durations   Say how long.\n" in capsys.readouterr().out
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

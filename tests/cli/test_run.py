@@ -165,6 +165,8 @@ def test_code_that_cannot_be_imported(tmp_path: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == (
         f"tilebox-local: {broken} cannot be imported: NameError: name 'y' is not defined ({broken}, line 2).\n"
     )
+    assert main(["submit", str(broken), "--db", path]) == 2
+    assert "cannot be imported: NameError" in capsys.readouterr().err
     broken.write_text("def (:\n")
     assert main(["run", str(broken), "--all", "--db", path]) == 2
     assert "cannot be imported: SyntaxError: " in capsys.readouterr().err

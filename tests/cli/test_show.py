@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tilebox_local import Client, ExecutionContext, Task
 from tilebox_local.cli import main
+from tilebox_local.formatting.waterfall import SpanRow, render_waterfall
+from tilebox_local.query.listing import find_job_key, list_spans
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,6 +109,20 @@ def test_max_rows(shown: Callable[..., list[str]], deep: str, capsys: pytest.Cap
     assert shown("--max-rows", "2")[:2] == ["job/deep", "└─ task/Deep"]
     assert shown("--max-rows", "2")[2:] == ["… 4 of 6 spans not shown, 2 of them failed"]
     assert main(["--db", deep, "show", "--max-rows", "0"]) == 2
+
+
+def test_same_picture_as_of_all_spans(db: str, deep: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is drawn of the shape and a few details is what would be drawn of all spans."""
+    for path in (db, deep):
+        with Client(path, read_only=True) as client:
+            for job in client.jobs().query():
+                exact = list_spans(client._store, find_job_key(client._store, str(job.id)).job_no)
+                rows = [
+                    replace(SpanRow.from_span(span), start_ns=row["start_ns"], end_ns=row["end_ns"])
+                    for span, row in zip(client.jobs().query_spans(job, include_open=True), exact, strict=True)
+                ]
+                assert main(["--db", path, "show", str(job.id)]) == 0
+                assert capsys.readouterr().out.split("\n", 3)[3] == f"{render_waterfall(rows)}\n"
 
 
 def test_json(ask: Callable[..., Any]) -> None:

@@ -108,7 +108,11 @@ def test_submit_from_files(db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["missing_module:Scene"], 4, "No module 'missing_module' in this store."),
+        (
+            ["missing_module:Scene"],
+            4,
+            "No module 'missing_module' here. Give a module ",
+        ),
         (["missing.py"], 4, "No file"),
         ([f"{TASKS}:Nothing"], 4, "No task"),
         ([TASKS], 2, "has several tasks; append one of them"),

@@ -10,8 +10,9 @@ To add a command, say `durations`:
        @job_argument()
        def durations(session: Session, job: str) -> None:
            '''Say how long the spans of each name take.'''
-           with session.look() as client:                  # read-only; `session.change()` may write
-               rows = ask(client, find_job(client, job))   # list of dicts; in query/, SQL in sql/*.sql
+           with session.look() as client:                   # read-only; `session.change()` may write
+               store = client._open_store()
+               rows = ask(store, find_job_key(store, job))  # list of dicts: in query/, with SQL in sql/*.sql
            show_rows(session, rows, [Column("name"), Column("total_ms", "total", format_ms, right=True)])
 
    `command` adds --db, --json, --color, --no-pager, -q and -v, and hands over the Session that they fill. `show_rows`

@@ -103,8 +103,8 @@ def follow(
             if until is not None:
                 with store.snapshot() as connection:
                     ended = has_ended(view_job(connection, until.job_no))
-            news = follower.look(thorough=ended)  # after it has ended: what it has recorded is committed by then
-            for one in news[-limit:] if is_first and limit is not None else news:
+            # After it has ended: what it has recorded is committed by then.
+            for one in follower.look(thorough=ended, newest=limit if is_first else None):
                 if session.as_json:
                     json_line({"type": one.kind, **one.row} if has_types else one.row)
                 else:

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tilebox_local.cli.running import USAGE
 from tilebox_local.cli.session import Session, command
 
 if TYPE_CHECKING:
-    from tilebox_local.cli.targets import TargetImportError
+    from tilebox_local.errors import TargetImportError
 
 __all__ = ["run"]
 
@@ -64,13 +63,14 @@ def run(
         return supervise(session, [*options, "--", *targets], count=processes, reloads=reloads)
     if supervisor is not None:
         _end_with(supervisor)
-    from tilebox_local.cli.targets import TargetImportError, load_tasks
+    from tilebox_local.cli.targets import load_tasks
+    from tilebox_local.errors import TargetImportError
 
     try:
         tasks = load_tasks(targets)
     except TargetImportError as error:
         _tell_sources(supervisor, error)
-        return _report(error)
+        raise
     _tell_sources(supervisor)
     from tilebox_local.client import Client
 
@@ -84,36 +84,12 @@ def run(
     return 0
 
 
-def _report(error: TargetImportError) -> int:
-    """Why the user's code cannot be imported: with the lines of it, since it is theirs to mend."""
-    import traceback
-
-    from tilebox_local.formatting.text import visible
-
-    cause = error.__cause__ or error
-    frames = traceback.extract_tb(cause.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith("<frozen") and _is_own(frame.filename)]
-    place = f" ({own[-1].filename}, line {own[-1].lineno})" if own and not isinstance(cause, SyntaxError) else ""
-    message = f"{error} cannot be imported: {type(cause).__name__}: {cause}{place}."
-    sys.stderr.write(f"tilebox-local: {visible(message)}\n")
-    return USAGE
-
-
-def _is_own(file: str | None) -> bool:
-    """Whether a source file is the user's: not of Python, of an installed package, or of this one."""
-    if not file or not file.endswith(".py"):
-        return False
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 -- of many files
-    path = os.path.abspath(file)  # noqa: PTH100
-    installed = f"{os.sep}site-packages{os.sep}" in path or f"{os.sep}dist-packages{os.sep}" in path
-    library = os.path.dirname(os.path.abspath(os.__file__))  # noqa: PTH100, PTH120
-    return not (installed or path.startswith((package + os.sep, library + os.sep)))
-
-
 def _tell_sources(supervisor: int | None, error: TargetImportError | None = None) -> None:
     """Tell the supervisor which files the user's code consists of, as a line of JSON."""
     if supervisor is None:
         return
+    from tilebox_local.cli.targets import is_own_source
+
     files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
     cause: Any = None if error is None else error.__cause__
     while cause is not None:
@@ -123,7 +99,7 @@ def _tell_sources(supervisor: int | None, error: TargetImportError | None = None
             files.add(trace.tb_frame.f_code.co_filename)
             trace = trace.tb_next
         cause = cause.__cause__
-    own = sorted(os.path.abspath(file) for file in files if file and _is_own(file))  # noqa: PTH100
+    own = sorted(os.path.abspath(file) for file in files if file and is_own_source(file))  # noqa: PTH100
     line = json.dumps(own) + "\n"
     os.write(supervisor, line.encode())
 

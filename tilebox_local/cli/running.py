@@ -42,11 +42,17 @@ def run_group(group: click.Group, arguments: Sequence[str] | None) -> int:
 
 
 def _explain(error: Exception, *, is_verbose: bool) -> int:
-    from tilebox_local.errors import ArgumentError, FlushTimeoutError, NotFoundError, StoreError
+    from tilebox_local.errors import (
+        ArgumentError,
+        FlushTimeoutError,
+        NotFoundError,
+        StoreError,
+        TargetImportError,
+    )
 
     for kind, code in (
         (NotFoundError, NOT_FOUND),
-        (ArgumentError, USAGE),
+        ((ArgumentError, TargetImportError), USAGE),
         ((StoreError, FlushTimeoutError), STORE),
         (OSError, USAGE),
     ):

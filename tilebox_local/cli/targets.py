@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from importlib import import_module, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilebox_local.errors import ArgumentError, NotFoundError
+from tilebox_local.errors import ArgumentError, NotFoundError, TargetImportError
 from tilebox_local.task import TaskMeta
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["TargetImportError", "load_module", "load_task", "load_tasks"]
-
-
-class TargetImportError(Exception):
-    """The user's code could not be imported; `__cause__` says why."""
+__all__ = ["is_own_source", "load_module", "load_task", "load_tasks"]
 
 
 def load_tasks(targets: list[str] | tuple[str, ...]) -> list[type[Any]]:
@@ -62,16 +60,16 @@ def load_module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             hint = "Give a module that can be imported from here, or the path of a .py file."
-            raise NotFoundError("module", name, hint=hint) from error
-        raise TargetImportError(name) from error
+            raise NotFoundError("module", name, hint=hint, place="here") from error
+        raise _import_error(name, error) from error
     except Exception as error:
-        raise TargetImportError(name) from error
+        raise _import_error(name, error) from error
 
 
 def _load_file(path: Path) -> ModuleType:
     path = path.expanduser().resolve()
     if not path.is_file():
-        raise NotFoundError("file", path, hint="Give the path of a .py file, or the name of a module.")
+        raise NotFoundError("file", path, hint="Give the path of a .py file, or the name of a module.", place="here")
     for known in list(sys.modules.values()):
         if getattr(known, "__file__", None) == str(path):
             return known
@@ -87,8 +85,25 @@ def _load_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[path.stem]
-        raise TargetImportError(str(path)) from error
+        raise _import_error(str(path), error) from error
     return module
+
+
+def _import_error(target: str, error: Exception) -> TargetImportError:
+    """Says what was raised, and where in the user's code, since that is to be mended."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if is_own_source(frame.filename)]
+    place = f" ({own[-1].filename}, line {own[-1].lineno})" if own and not isinstance(error, SyntaxError) else ""
+    return TargetImportError(f"{target} cannot be imported: {type(error).__name__}: {error}{place}.")
+
+
+def is_own_source(file: str | None) -> bool:
+    """Whether a source file is the user's: not of Python, of an installed package, or of this one."""
+    if not file or not file.endswith(".py"):
+        return False
+    path = Path(file).absolute()
+    if {"site-packages", "dist-packages"} & set(path.parts):
+        return False
+    return not any(path.is_relative_to(folder) for folder in (Path(__file__).parents[1], Path(os.__file__).parent))
 
 
 def _is_task(value: object) -> bool:
@@ -111,7 +126,7 @@ def _tasks_of(module: ModuleType, target: str) -> list[type[Any]]:
 def _task_of(module: ModuleType, name: str, target: str) -> type[Any]:
     found = getattr(module, name, None)
     if found is None:
-        raise NotFoundError("task", target, hint=f"{module.__name__} has no {name}.")
+        raise NotFoundError("task", target, hint=f"{module.__name__} has no {name}.", place="here")
     if not isinstance(found, type) or not _has_meta(found):
         raise ArgumentError(f"{target} is no task class.")
     return found

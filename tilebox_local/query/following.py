@@ -9,6 +9,7 @@ the keys of all that may count; it comes when the store has come to rest, now an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -30,6 +31,7 @@ _QUICK_NS = 10_000_000_000  # a quick look goes back so far from the newest reco
 _LATE_NS = 60_000_000_000  # spans of finished traces may have begun so long before what is followed without being open
 _THOROUGH_SHARE = 20  # while the store does not rest, thorough looks take at most one part of so many of the time
 _THOROUGH_EVERY_NS = 1_000_000_000
+_PAGE = 1000
 _FIRST_TRACE, _LAST_TRACE = 0, (1 << 63) - 1
 
 Key = tuple[int, int, int]
@@ -83,10 +85,14 @@ class Follower:
         self._thorough_at = clock.monotonic_ns()
         self._thorough_cost_ns = 0
 
-    def look(self, *, thorough: bool = False) -> list[News]:
+    def look(self, *, thorough: bool = False, newest: int | None = None) -> list[News]:
         """What is new, by time: all that was committed before, except what only a thorough look finds.
 
         A look at a store in which nothing was committed since the last one is thorough, or, the time after, free.
+
+        Args:
+            thorough: Find everything.
+            newest: Tell only so many of the spans and log records each; the others count as told.
         """
         began = clock.monotonic_ns()
         with self._store.snapshot() as connection:
@@ -96,7 +102,7 @@ class Follower:
                 return []
             pause = max(_THOROUGH_EVERY_NS, _THOROUGH_SHARE * self._thorough_cost_ns)
             thorough = thorough or has_rested or self._commit_no is None or began - self._thorough_at > pause
-            news = [*self._changes(connection), *self._telemetry(connection, thorough=thorough)]
+            news = [*self._changes(connection), *self._telemetry(connection, thorough=thorough, newest=newest)]
             self._commit_no = commit_no
         self._is_thorough = thorough
         if thorough:
@@ -106,7 +112,7 @@ class Follower:
 
     # -- telemetry ----------------------------------------------------------------------------------------------
 
-    def _telemetry(self, connection: apsw.Connection, *, thorough: bool) -> list[News]:
+    def _telemetry(self, connection: apsw.Connection, *, thorough: bool, newest: int | None) -> list[News]:
         first, last = _FIRST_TRACE, _LAST_TRACE
         if self._job_no is not None:
             trace_no = value(connection, "trace_of_job_no", (self._job_no,))
@@ -117,54 +123,59 @@ class Follower:
         traces = {"first_trace": first, "last_trace": last}
         news: list[News] = []
         if "log" in self._filters.kinds:
-            news += self._new_logs(connection, traces | {"from_ns": from_ns, "level": self._filters.level})
+            parameters = traces | {"from_ns": from_ns, "level": self._filters.level}
+            news += self._new_logs(connection, parameters, newest)
         if "span" in self._filters.kinds:
-            news += self._new_spans(connection, traces, from_ns, thorough=thorough)
+            news += self._new_spans(connection, traces, from_ns, thorough=thorough, newest=newest)
         now_ns = clock.wall_ns()  # what claims to come from the future would make all that follows look late
         self._newest_ns = max([self._newest_ns, *(one.time_ns for one in news if one.time_ns <= now_ns)])
         return news
 
-    def _new_logs(self, connection: apsw.Connection, parameters: dict[str, Any]) -> list[News]:
+    def _new_logs(self, connection: apsw.Connection, parameters: dict[str, Any], newest: int | None) -> list[News]:
         keys = {key for key in run(connection, "follow_log_keys", parameters) if key not in self._seen_logs}
         if not keys:
             return []
         self._remember(keys, self._seen_logs)
-        wanted = {"keys": _json(keys), "name": self._filters.name, "task": self._filters.task}
-        return [News(row["time_ns"], "log", row) for row in read_rows(connection, sql["follow_logs"], wanted)]
+        wanted = {"name": self._filters.name, "task": self._filters.task}
+        by_time = sorted(keys, key=itemgetter(1), reverse=True)
+        rows = _matching(connection, sql["follow_logs"], by_time, wanted, newest)
+        return [News(row["time_ns"], "log", row) for row in rows]
 
     def _new_spans(
-        self, connection: apsw.Connection, traces: dict[str, Any], from_ns: int, *, thorough: bool
+        self, connection: apsw.Connection, traces: dict[str, Any], from_ns: int, *, thorough: bool, newest: int | None
     ) -> list[News]:
         if thorough and self._job_no is None:
             from_ns = max(from_ns - _LATE_NS, FIRST_NS)
         elif thorough:
             from_ns = FIRST_NS
-        found = set(run(connection, "follow_span_keys", traces | {"from_ns": from_ns, "since_ns": self._since_ns}))
+        found = run(connection, "follow_span_keys", traces | {"from_ns": from_ns, "since_ns": self._since_ns})
         still_open = set(run(connection, "follow_open_keys", traces))
         if gone := self._open - still_open:
-            found |= set(run(connection, "follow_ended_keys", {"keys": _json(gone)}))
+            found += run(connection, "follow_ended_keys", {"keys": _json(gone)})
         self._open = still_open
         self._traces |= {trace_no for trace_no, _, _ in still_open}
         if thorough and self._job_no is None and self._traces:
             late = {"traces": _json(self._traces), "since_ns": self._since_ns}
-            found |= set(run(connection, "follow_late_span_keys", late))
-        keys = found - self._seen_spans
-        if not keys:
+            found += run(connection, "follow_late_span_keys", late)
+        ends: dict[Key, int] = {(trace_no, start_ns, span_id): end_ns for trace_no, start_ns, span_id, end_ns in found}
+        for key in ends.keys() & self._seen_spans:
+            del ends[key]
+        if not ends:
             return []
-        self._remember(keys, self._seen_spans)
+        self._remember(ends.keys(), self._seen_spans)
         filters = self._filters
         wanted = {
-            "keys": _json(keys),
             "name": filters.name,
             "task": filters.task,
             "status": filters.status,
             "min_ns": filters.min_duration_ns,
         }
-        rows = read_rows(connection, sql["follow_spans"], wanted)
+        by_end = sorted(ends, key=ends.__getitem__, reverse=True)
+        rows = _matching(connection, sql["follow_spans"], by_end, wanted, newest)
         return [News(row["end_ns"], "span", row) for row in rows]
 
-    def _remember(self, keys: set[Key], seen: set[Key]) -> None:
-        seen |= keys
+    def _remember(self, keys: Iterable[Key], seen: set[Key]) -> None:
+        seen.update(keys)
         self._traces |= {trace_no for trace_no, _, _ in keys if trace_no}
 
     # -- states -------------------------------------------------------------------------------------------------
@@ -208,6 +219,20 @@ class Follower:
             return []
         rows = read_rows(connection, sql["follow_task_rows"], {"tasks": _json(times)})
         return [News(times[row["task_no"]], "task", row) for row in rows]
+
+
+def _matching(
+    connection: apsw.Connection, statement: str, keys: list[Key], wanted: dict[str, Any], newest: int | None
+) -> list[dict[str, Any]]:
+    """Rows of keys, which are newest first, that match the filters; the first `newest` of them."""
+    page = len(keys) if newest is None else max(newest, _PAGE)
+    rows: list[dict[str, Any]] = []
+    for first in range(0, len(keys), page):
+        found = read_rows(connection, statement, wanted | {"keys": _json(keys[first : first + page])})
+        rows += found[::-1]  # newest first
+        if newest is not None and len(rows) >= newest:
+            break
+    return rows[:newest]
 
 
 def _json(values: Iterable[Any]) -> str:

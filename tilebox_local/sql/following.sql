@@ -8,15 +8,15 @@ FROM trace_records t CROSS JOIN log_records l ON l.trace_no = t.trace_no
 WHERE t.trace_no BETWEEN :first_trace AND :last_trace AND l.time_ns >= :from_ns AND l.severity_number >= :level
 
 -- name: follow_span_keys
--- Keys of the spans of some traces that have ended since an instant, as far as they started since another one.
-SELECT s.trace_no, s.start_ns, s.span_id
+-- Keys and ends of the spans of some traces that have ended since an instant, as far as they started since another one.
+SELECT s.trace_no, s.start_ns, s.span_id, s.start_ns + s.duration_ns
 FROM trace_records t CROSS JOIN span_records s ON s.trace_no = t.trace_no
 WHERE t.trace_no BETWEEN :first_trace AND :last_trace AND s.start_ns >= :from_ns
   AND s.start_ns + s.duration_ns >= :since_ns
 
 -- name: follow_late_span_keys
 -- The same of the traces in a JSON array, whenever the spans have started. Reads all spans of these traces.
-SELECT s.trace_no, s.start_ns, s.span_id
+SELECT s.trace_no, s.start_ns, s.span_id, s.start_ns + s.duration_ns
 FROM json_each(:traces) k CROSS JOIN span_records s ON s.trace_no = k.value
 WHERE s.start_ns + s.duration_ns >= :since_ns
 
@@ -27,7 +27,7 @@ WHERE duration_ns IS NULL AND trace_no BETWEEN :first_trace AND :last_trace
 
 -- name: follow_ended_keys
 -- Those of a JSON array of keys that have ended. One seek each.
-SELECT s.trace_no, s.start_ns, s.span_id
+SELECT s.trace_no, s.start_ns, s.span_id, s.start_ns + s.duration_ns
 FROM json_each(:keys) k CROSS JOIN span_records s
   ON s.trace_no = json_extract(k.value, '$[0]') AND s.start_ns = json_extract(k.value, '$[1]')
   AND s.span_id = json_extract(k.value, '$[2]')
