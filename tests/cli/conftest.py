@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No colours, widths or stores from outside."""
-    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TILEBOX_LOCAL_DB", "PAGER", "LESS"):
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TILEBOX_LOCAL_DB", "PAGER", "LESS"):
         monkeypatch.delenv(name, raising=False)
 
 

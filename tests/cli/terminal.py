@@ -16,9 +16,9 @@ def on_terminal(
     """Exit code of a command, and all that its terminal has shown."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    clean = {
-        key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
-    }
+    # readline exports the size of the terminal that the tests were started on.
+    unset = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"}
+    clean = {key: value for key, value in os.environ.items() if key not in unset}
     process = subprocess.Popen(
         command, stdin=theirs, stdout=theirs, stderr=theirs, env={**clean, "TERM": "xterm", **(environment or {})}
     )
