@@ -86,6 +86,8 @@ def test_nothing_unpickles_or_evaluates() -> None:
     assert wrong == {
         "__init__.py": ["importlib.import_module(home)"],  # names of ours, from a table
         "cache.py": ["importlib.import_module(module)"],  # optional packages, named by constants
+        "cli/registry.py": ["importlib.import_module(f'tilebox_local.cli.{module}')"],  # ours, from a table
+        "cli/targets.py": ["importlib.import_module(name)"],  # the module whose tasks the user wants to run
     }
 
 

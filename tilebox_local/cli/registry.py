@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -72,7 +72,7 @@ class LazyGroup(click.Group):
         if cmd_name not in self._table:
             return None
         module, _, function = self._table[cmd_name][0].partition(":")
-        found = getattr(import_module(f"tilebox_local.cli.{module}"), function)
+        found = getattr(importlib.import_module(f"tilebox_local.cli.{module}"), function)
         return found if isinstance(found, click.Command) else None
 
     def invoke(self, ctx: click.Context) -> Any:
