@@ -410,7 +410,8 @@ CREATE TABLE log_records (
 -- Views for people
 --
 -- The key of the telemetry tables begins with the trace, so their views look up the traces first (CROSS JOIN keeps the
--- order): what is asked of one job or one trace reads nothing else.
+-- order): what is asked of one job or one trace reads nothing else. DuckDB rewrites the text of a view for SQLite; it
+-- knows no ON behind CROSS JOIN, and makes of count with an asterisk what SQLite does not know.
 -- ---------------------------------------------------------------------------------------------------------------
 
 -- Jobs with state and statistics.
@@ -506,7 +507,8 @@ SELECT
   t.job_no
 FROM trace_records t
 LEFT JOIN job_records j ON j.job_no = t.job_no
-CROSS JOIN span_records s ON s.trace_no = t.trace_no;
+CROSS JOIN span_records s
+WHERE s.trace_no = t.trace_no;
 
 -- Log records, with their job, task and runner.
 CREATE VIEW logs AS
@@ -532,7 +534,8 @@ SELECT
   t.job_no
 FROM trace_records t
 LEFT JOIN job_records j ON j.job_no = t.job_no
-CROSS JOIN log_records l ON l.trace_no = t.trace_no;
+CROSS JOIN log_records l
+WHERE l.trace_no = t.trace_no;
 
 -- Events of spans: those that code added, and log.message for each log record that was emitted while a span was active.
 -- log.message has time (to the microsecond), body, level (Python's name), trace_id and span_id, then the attributes of
@@ -551,7 +554,8 @@ SELECT
   t.job_no
 FROM trace_records t
 LEFT JOIN job_records j ON j.job_no = t.job_no
-CROSS JOIN event_records e ON e.trace_no = t.trace_no
+CROSS JOIN event_records e
+WHERE e.trace_no = t.trace_no
 UNION ALL
 SELECT
   strftime('%Y-%m-%dT%H:%M:%S', m.time_ns / 1000000000, 'unixepoch')
@@ -590,8 +594,8 @@ FROM (
       '$."exception.stacktrace"') AS own
   FROM trace_records t
   LEFT JOIN job_records j ON j.job_no = t.job_no
-  CROSS JOIN log_records l ON l.trace_no = t.trace_no
-  WHERE l.is_span_event
+  CROSS JOIN log_records l
+  WHERE l.trace_no = t.trace_no AND l.is_span_event
 ) m;
 
 -- Runners, and what each of them is doing.
@@ -609,7 +613,7 @@ SELECT
   strftime('%Y-%m-%dT%H:%M:%S', r.stopped_ns / 1000000000, 'unixepoch')
     || printf('.%09dZ', r.stopped_ns % 1000000000) AS stopped_at,
   w.has_crashed,
-  (SELECT count(*) FROM task_records t WHERE t.state = 2 AND t.runner_no = r.runner_no) AS running_tasks,
+  (SELECT count(1) FROM task_records t WHERE t.state = 2 AND t.runner_no = r.runner_no) AS running_tasks,
   s.attributes,
   r.runner_no
 FROM runner_records r
@@ -775,7 +779,7 @@ CROSS JOIN json_each((
   SELECT json_group_array(json_array(name, ended, still_open, failed, total_ns, self_ns, p50_ns, p95_ns,
     p99_ns, max_ns, all_self_ns))
   FROM (
-    SELECT name, ended, count(*) - ended AS still_open, sum(status_code = 2) AS failed,
+    SELECT name, ended, count(1) - ended AS still_open, sum(status_code = 2) AS failed,
       coalesce(sum(duration_ns), 0) AS total_ns, coalesce(sum(self_ns), 0) AS self_ns,
       max(CASE WHEN place = (ended * 50 + 99) / 100 THEN duration_ns END) AS p50_ns,
       max(CASE WHEN place = (ended * 95 + 99) / 100 THEN duration_ns END) AS p95_ns,
@@ -819,7 +823,7 @@ CROSS JOIN json_each((
   SELECT json_group_array(json_array(identifier_no, ended, still_open, failed, total_ns, p50_ns, p95_ns, p99_ns, max_ns,
     all_ns))
   FROM (
-    SELECT identifier_no, ended, count(*) - ended AS still_open,
+    SELECT identifier_no, ended, count(1) - ended AS still_open,
       sum(outcome IN ('FAILED', 'FAILED_OPTIONAL', 'LOST')) AS failed,
       coalesce(sum(duration_ns), 0) AS total_ns,
       max(CASE WHEN place = (ended * 50 + 99) / 100 THEN duration_ns END) AS p50_ns,
@@ -874,7 +878,7 @@ CROSS JOIN json_each((
         (SELECT k.ready_ns FROM task_records k WHERE k.task_no = waits.task_no)) - stopped_ns AS until_noticed_ns,
       lead(attempt) OVER (PARTITION BY task_no ORDER BY attempt) IS NOT NULL AS was_repeated,
       row_number() OVER (PARTITION BY identifier_no ORDER BY wait_ns) AS place,
-      count(*) OVER (PARTITION BY identifier_no) AS n
+      count(1) OVER (PARTITION BY identifier_no) AS n
     FROM waits)
   SELECT json_group_array(json_array(identifier_no, n, wait_ns, p50_ns, p95_ns, max_ns, run_ns, retries, retry_ns, lost,
     lost_ns, released, released_ns))
@@ -942,7 +946,7 @@ CROSS JOIN json_each((
     LIMIT 1000000),                               -- a damaged file may have a circle
   links AS (
     SELECT c.distance, a.task_no, a.attempt, a.outcome, a.runner_no, a.ready_ns, a.started_ns, a.stopped_ns
-    FROM chain c CROSS JOIN attempts a ON a.task_no = c.task_no),
+    FROM chain c CROSS JOIN attempts a WHERE a.task_no = c.task_no),
   steps AS (
     SELECT row_number() OVER in_order AS step, task_no, attempt, outcome, runner_no, ready_ns, started_ns, stopped_ns,
       ready_ns - coalesce(lag(stopped_ns) OVER in_order, j.submitted_ns) AS delay_ns
@@ -1022,7 +1026,7 @@ CROSS JOIN json_each((
     FROM timed WHERE runner_no IS NOT NULL)
   SELECT json_group_array(json_array(runner_no, attempts, failed, busy_ns, whole_ns, longest_ns))
   FROM (
-    SELECT runner_no, count(*) AS attempts, sum(outcome IN ('FAILED', 'FAILED_OPTIONAL', 'LOST')) AS failed,
+    SELECT runner_no, count(1) AS attempts, sum(outcome IN ('FAILED', 'FAILED_OPTIONAL', 'LOST')) AS failed,
       sum(max(0, stopped_ns - max(started_ns, reached_ns))) AS busy_ns,
       last_ns - first_ns AS whole_ns,
       max(max(max(0, started_ns - reached_ns)), last_ns - max(stopped_ns)) AS longest_ns
@@ -1059,7 +1063,7 @@ CROSS JOIN json_each((
   ranked AS (
     SELECT *, stopped_ns - started_ns AS duration_ns,
       row_number() OVER (PARTITION BY identifier_no ORDER BY stopped_ns - started_ns) AS place,
-      count(*) OVER (PARTITION BY identifier_no) AS n
+      count(1) OVER (PARTITION BY identifier_no) AS n
     FROM runs WHERE stopped_ns IS NOT NULL),
   fenced AS (
     SELECT *,
@@ -1077,7 +1081,7 @@ WHERE j.first_root_no IS NOT NULL;
 -- Failed spans, with the last exception that was recorded in each. kind is 'task' for the span of a task's attempt.
 CREATE VIEW failures AS
 SELECT
-  CASE WHEN f.task_no IS NOT NULL AND f.name GLOB 'task/*' AND json_type(f.attributes, '$."identifier.name"') = 'text'
+  CASE WHEN f.task_no IS NOT NULL AND substr(f.name, 1, 5) = 'task/' AND json_type(f.attributes, '$."identifier.name"') = 'text'
     THEN 'task' ELSE 'span' END AS kind,
   f.name,
   strftime('%Y-%m-%dT%H:%M:%S', (f.start_ns + coalesce(f.duration_ns, 0)) / 1000000000, 'unixepoch')
@@ -1107,7 +1111,8 @@ FROM (
      ORDER BY e.time_ns DESC, e.event_no DESC LIMIT 1) AS exception
   FROM trace_records t
   LEFT JOIN job_records j ON j.job_no = t.job_no
-  CROSS JOIN span_records s ON s.trace_no = t.trace_no AND s.status_code = 2) f;
+  CROSS JOIN span_records s
+  WHERE s.trace_no = t.trace_no AND s.status_code = 2) f;
 
 -- Where the time went, by three measures (basis): 'self_time' of spans by name, 'critical_path' (run time of tasks on it,
 -- and what was spent there otherwise: '(queue wait)' and '(delay)') and 'queue_wait' of tasks. rank counts from 1 within a
@@ -1181,8 +1186,8 @@ SELECT
   c.job_no
 FROM (
   SELECT b.*, json_array_length(b.elapsed_before) AS history,
-    (SELECT sum(m.value) / count(*)               -- of the middle one, or the two in the middle
-     FROM (SELECT h.value, row_number() OVER (ORDER BY h.value) AS position, count(*) OVER () AS count
+    (SELECT sum(m.value) / count(1)               -- of the middle one, or the two in the middle
+     FROM (SELECT h.value, row_number() OVER (ORDER BY h.value) AS position, count(1) OVER () AS count
            FROM json_each(b.elapsed_before) h) m
      WHERE m.position IN ((m.count + 1) / 2, (m.count + 2) / 2)) AS median_ns
   FROM (
