@@ -114,6 +114,7 @@ assert sql["claim_task"]  # the catalog is read when a statement is first asked 
 RECOVERY = (PACKAGE / "sql" / "upkeep.sql").read_text().split("\n-- recover: ")[1]
 ELSEWHERE = {
     *("prunable_jobs", "half_pruned_jobs"),  # once per prune, on a reader
+    "follow_jobs",  # once per look of `tail`, on a reader: the jobs, of which there are few beside tasks and spans
     *("prune_tasks", "prune_groups", "prune_job"),  # their plans, without foreign keys, are in the tests of prune
     *(name for name in sql if name.startswith("check_")),
     *re.findall(r"^-- name: (\w+)", RECOVERY, re.MULTILINE),  # reads everything anyway
@@ -128,7 +129,8 @@ def test_no_scan(plan_of, name):
     """No statement reads all of a table that grows with the work done; partial indexes hold what is open only."""
     aliases = dict(re.findall(r"(\w+_records) (?:AS )?([a-z])\b", sql[name]))
     growing = {*GROWING, *(aliases[table] for table in GROWING if table in aliases)}
-    scans = [line for line in plan_of(name) if line.startswith("SCAN ") and line.split()[1] in growing]
+    plan = [line for line in plan_of(name) if "VIRTUAL TABLE" not in line]  # json_each, which may have any alias
+    scans = [line for line in plan if line.startswith("SCAN ") and line.split()[1] in growing]
     assert [line for line in scans if line.split()[-1] not in PARTIAL_INDEXES] == []
 
 

@@ -52,9 +52,10 @@ def find_job_key(store: Store, text: str) -> JobKey:
         NotFoundError: there is none. ArgumentError: it is none of these, or the ids of several jobs begin like this.
     """
     with store.read() as connection:
-        if text == "latest" or text.startswith("name:"):
-            name = None if text == "latest" else text.removeprefix("name:")
-            rows = run(connection, "newest_job", {"name": name})
+        if text == "latest":
+            rows = run(connection, "newest_job")
+        elif text.startswith("name:"):
+            rows = run(connection, "newest_job_of_name", (text.removeprefix("name:"),))
         else:
             rows = _by_beginning(connection, text)
     if not rows:

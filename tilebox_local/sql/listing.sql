@@ -22,10 +22,16 @@ WHERE job_id_text >= :first AND job_id_text < :last AND first_root_no IS NOT NUL
 ORDER BY job_id_text LIMIT :limit
 
 -- name: newest_job
--- The newest job, or the newest one of a name. Backwards along the index on job_id.
+-- From the end of job_records_by_job_id_text: "g" comes after all hex digits.
 SELECT job_no, job_id, job_id_text, name FROM job_records
-WHERE first_root_no IS NOT NULL AND (:name IS NULL OR name = :name)
-ORDER BY job_id DESC LIMIT 1
+WHERE job_id_text < 'g' AND first_root_no IS NOT NULL
+ORDER BY job_id_text DESC LIMIT 1
+
+-- name: newest_job_of_name
+-- From the end of the name's part of job_records_by_name.
+SELECT job_no, job_id, job_id_text, name FROM job_records
+WHERE name = ? AND first_root_no IS NOT NULL
+ORDER BY submitted_ns DESC LIMIT 1
 
 -- name: view_job
 SELECT * FROM jobs WHERE job_no = ?
