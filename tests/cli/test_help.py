@@ -79,23 +79,23 @@ def test_help_imports_nothing_heavy() -> None:
 def test_a_new_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A function and a line in the table make a command with the options of all commands, a table and JSON."""
 
-    @command("durations", examples=["tilebox-local durations"])
+    @command("lengths", examples=["tilebox-local lengths"])
     @job_argument()
-    def durations(session: Session, job: str) -> int:
+    def lengths(session: Session, job: str) -> int:
         """Say how long."""
         show_rows(session, [{"name": job, "total_ms": 1.5}], [Column("name"), Column("total_ms", "total", right=True)])
         return 1 if session.is_quiet else 0
 
-    module = ModuleType("tilebox_local.cli.durations")
-    module.durations = durations  # type: ignore[attr-defined]
+    module = ModuleType("tilebox_local.cli.lengths")
+    module.lengths = lengths  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(COMMANDS, "durations", ("durations:durations", "Say how long."))
-    assert main(["durations"]) == 0
+    monkeypatch.setitem(COMMANDS, "lengths", ("lengths:lengths", "Say how long."))
+    assert main(["lengths"]) == 0
     assert capsys.readouterr().out == "name    total\nlatest    1.5\n"
-    assert main(["-q", "durations", "x", "--json"]) == 1
+    assert main(["-q", "lengths", "x", "--json"]) == 1
     assert capsys.readouterr().out == '[\n{"name":"x","total_ms":1.5}\n]\n'
     assert main(["--help"]) == 0
-    assert "  durations   Say how long.\n" in capsys.readouterr().out
+    assert "  lengths        Say how long.\n" in capsys.readouterr().out
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,13 +2,13 @@
 
 Data goes to stdout, messages to stderr. Nothing but click is imported before a command needs it: `--help` stays fast.
 
-To add a command, say `durations`:
+To add a command, say `lengths`:
 
 1. Write a module here, with a function whose docstring is the help:
 
-       @command("durations", examples=["tilebox-local durations latest"])
+       @command("lengths", examples=["tilebox-local lengths latest"])
        @job_argument()
-       def durations(session: Session, job: str) -> None:
+       def lengths(session: Session, job: str) -> None:
            '''Say how long the spans of each name take.'''
            with session.look() as client:                   # read-only; `session.change()` may write
                store = client._open_store()
@@ -18,6 +18,7 @@ To add a command, say `durations`:
    `command` adds --db, --json, --color, --no-pager, -q and -v, and hands over the Session that they fill. `show_rows`
    prints a table, or with --json one array of the rows as they are. A number that is returned is the exit code;
    errors of errors.py become one line and a code. Import what is heavy inside of the function.
+   (analysis.py has `show_records` and columns for what the methods of `client.jobs()` return.)
 2. Add a line to `COMMANDS` in registry.py: where the function is, and the first sentence of its help.
 3. Test it in tests/cli/; the examples are run by tests/cli/test_help.py.
 """
