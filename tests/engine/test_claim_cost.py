@@ -114,6 +114,7 @@ assert sql["claim_task"]  # the catalog is read when a statement is first asked 
 RECOVERY = (PACKAGE / "sql" / "upkeep.sql").read_text().split("\n-- recover: ")[1]
 ELSEWHERE = {
     *("prunable_jobs", "half_pruned_jobs"),  # once per prune, on a reader
+    "search_traces",  # which traces a search goes through, on a reader: all, unless a job is named
     "follow_jobs",  # once per look of `tail`, on a reader: the jobs, of which there are few beside tasks and spans
     *("prune_tasks", "prune_groups", "prune_job"),  # their plans, without foreign keys, are in the tests of prune
     *(name for name in sql if name.startswith("check_")),

@@ -12,14 +12,18 @@ from tilebox_local.analysis.critical_path import find_critical_path
 from tilebox_local.analysis.durations import find_durations
 from tilebox_local.analysis.failures import find_error_rates, find_failures
 from tilebox_local.analysis.queue_waits import find_queue_waits
+from tilebox_local.analysis.search import SpanFilters, search_logs, search_spans
+from tilebox_local.analysis.structure import search_structure
 from tilebox_local.clock import datetime_to_ns
 from tilebox_local.engine.jobs import validate_job_name
 from tilebox_local.errors import ArgumentError
 from tilebox_local.intervals import TimeInterval
-from tilebox_local.jobs.arguments import shown, to_uuid
+from tilebox_local.jobs.arguments import shown, to_severity, to_uuid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import timedelta
+    from uuid import UUID
 
     from tilebox_local.analysis.bottlenecks import Basis, Bottleneck
     from tilebox_local.analysis.compare import JobComparison
@@ -29,7 +33,10 @@ if TYPE_CHECKING:
     from tilebox_local.analysis.failures import ErrorRate, Failures
     from tilebox_local.analysis.queue_waits import QueueWait
     from tilebox_local.analysis.records import Records
+    from tilebox_local.analysis.search import AttributeConditions, FoundLog, FoundSpan, SpanStatus
+    from tilebox_local.analysis.structure import FoundPair
     from tilebox_local.analysis.trends import JobTrend, StepTrend
+    from tilebox_local.data import LogSeverity, LogSeverityLiteral
     from tilebox_local.intervals import DatetimeScalar
     from tilebox_local.jobs.arguments import JobIDLike
     from tilebox_local.storage.store import Store
@@ -183,6 +190,97 @@ class JobAnalysis:
         a_id, b_id = to_uuid(job_a, "job"), to_uuid(job_b, "job")
         self._store.flush()
         return compare_analysis.compare_jobs(self._store, a_id, b_id)
+
+    # -- search --------------------------------------------------------------------------------------------------------
+
+    def search_spans(
+        self,
+        job_id: JobIDLike | None = None,
+        *,
+        name: str | None = None,
+        attributes: AttributeConditions | None = None,
+        min_duration: timedelta | None = None,
+        max_duration: timedelta | None = None,
+        since: DatetimeScalar | None = None,
+        until: DatetimeScalar | None = None,
+        status: SpanStatus | None = None,
+        task: str | None = None,
+        runner: str | None = None,
+        limit: int | None = 100,
+        newest_first: bool = False,
+    ) -> Records[FoundSpan]:
+        """Spans that match all conditions, open ones included, by start.
+
+        Args:
+            job_id: The job; None: the whole store, newest span first, also spans that belong to no job.
+            name: A pattern, case-sensitive: `*` is any characters, `?` one, `[abc]` one of these.
+            attributes: Key to value, or to (operator, value) with =, !=, <, <=, >, >=, "exists" (the value is ignored)
+                or "contains" (text in a text, an item in a list). Types count: 5 is 5.0, but not "5". A span without
+                the attribute matches no condition on it. Keys are whole keys, dots included.
+            min_duration: Spans that took at least so long; leaves out open ones, as does `max_duration`.
+            max_duration: Spans that took at most so long.
+            since: Spans that started then or later.
+            until: Spans that started earlier.
+            status: "unset", "ok", "error", or "open" for spans that have not ended.
+            task: Name of the task that was running.
+            runner: Its `service.instance.id`.
+            limit: At most so many, the first ones in this order; None: all.
+            newest_first: Latest start first, also in one job.
+
+        Raises:
+            NotFoundError, and ArgumentError (a ValueError) for what cannot be looked for.
+        """
+        job = None if job_id is None else to_uuid(job_id, "job")
+        filters = SpanFilters(name, attributes, min_duration, max_duration, since, until, status, task, runner)
+        return search_spans(self._current, job, filters, limit=limit, newest_first=newest_first or job is None)
+
+    def search_logs(
+        self,
+        text: str,
+        job_id: JobIDLike | None = None,
+        *,
+        level: LogSeverity | LogSeverityLiteral | None = None,
+        since: DatetimeScalar | None = None,
+        until: DatetimeScalar | None = None,
+        limit: int | None = 100,
+    ) -> Records[FoundLog]:
+        """Log records whose message matches, by time, each with a snippet that shows what was found in brackets.
+
+        Args:
+            text: Words that must all occur, in any order; "a phrase" in double quotes; `beg*` for words that begin so;
+                AND, OR, NOT, parentheses, `NEAR(one two, 5)`: the query language of SQLite's FTS5. Case and diacritics
+                do not count. Text with other characters than letters and digits, such as a path, has to be quoted.
+            job_id: The job; None: the whole store, newest first, also what was logged outside of jobs.
+            level: The lowest level.
+            since: Records from then on.
+            until: Records before then.
+            limit: At most so many, the first ones in this order; None: all.
+
+        Raises:
+            NotFoundError, and ArgumentError (a ValueError) for a text with an error or another unusable argument.
+        """
+        job: UUID | None = None if job_id is None else to_uuid(job_id, "job")
+        minimum = None if level is None else to_severity(level)
+        return search_logs(self._current, text, job, level=minimum, since=since, until=until, limit=limit)
+
+    def search_structure(
+        self, pattern: str, job_id: JobIDLike | None = None, *, limit: int | None = 100
+    ) -> Records[FoundPair]:
+        """Spans that lie to each other as a pattern says, in pairs (a, b), by start of a, then of b.
+
+        Args:
+            pattern: `A > B`: B is a child of A. `A >> B`: B is anywhere below A, and no other A is in between.
+                `A ~ B`: B is the first to start after A has ended, below the same parent. `A !> B`, `A !>> B`: A has no
+                such child, or nothing such below it; b is None. A and B are patterns of names as in `search_spans`, in
+                double quotes if they contain blanks, quotes (doubled) or one of > ~ !.
+            job_id: The job; None: all jobs, newest first.
+            limit: At most so many; None: all.
+
+        Raises:
+            NotFoundError, and ArgumentError (a ValueError) for what is no pattern.
+        """
+        job = None if job_id is None else to_uuid(job_id, "job")
+        return search_structure(self._current, pattern, job, limit=limit)
 
 
 _FIRST_NS, _LAST_NS = -(1 << 63), (1 << 63) - 1

@@ -46,6 +46,7 @@ __all__ = [
     "open_checkpointer",
     "open_copy",
     "open_lent",
+    "open_private",
     "open_reader",
     "open_writer",
     "set_synchronous",
@@ -381,6 +382,18 @@ def open_copy(filename: str) -> apsw.Connection:
         connection.pragma("synchronous", 0)
         _set_pragma(connection, "locking_mode", "exclusive", "exclusive")
         connection.pragma("journal_mode", "off")
+    except BaseException:
+        close_quietly(connection)
+        raise
+    return connection
+
+
+def open_private() -> apsw.Connection:
+    """A connection to an empty database in memory, which nobody else sees and which goes with it."""
+    connection = apsw.Connection(":memory:")
+    try:
+        _configure(connection, timeout_s=0)
+        connection.pragma("journal_mode", "memory")
     except BaseException:
         close_quietly(connection)
         raise
