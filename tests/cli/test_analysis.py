@@ -92,3 +92,20 @@ def test_unknown_jobs(db: str, capsys: pytest.CaptureFixture[str], command: str)
     """A job that is not there has exit code 4, also for the second one."""
     assert main(["--db", db, *command.split(), "name:nothing"]) == 4
     assert capsys.readouterr().out == ""
+
+
+def test_search(ask: Callable[..., Any], db: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`search` finds spans by name and status, log records by their words, and structures, in one job or in all."""
+    everything = ask("search", "spans", "--name", "task/*")
+    assert {row["job_name"] for row in everything} == {"scene", "mosaic", "broken"}
+    assert {row["job_name"] for row in ask("search", "spans", "--status", "error")} == {"broken"}
+    one = ask("search", "spans", "--job", "name:scene", "--name", "task/*")
+    assert {row["job_name"] for row in one} == {"scene"}
+    assert ask("search", "spans", "--attribute", "no-such-key") == []
+    pairs = ask("search", "structure", "job/* > task/*")
+    assert {(pair["a"]["name"], pair["b"]["name"]) for pair in pairs} >= {("job/scene", "task/Scene")}
+    assert isinstance(ask("search", "logs", "nothingofthiskind"), list)
+    assert main(["--db", db, "search", "structure", "job/* > task/*", "--limit", "1"]) == 0
+    assert "task/" in capsys.readouterr().out
+    assert main(["--db", db, "search", "structure", "nonsense >"]) == 2
+    assert main(["--db", db, "search", "logs", '"']) == 2

@@ -30,6 +30,7 @@ COMMANDS = {
     "failures": ("analysis:failures", "What failed, the first failure first, and why."),
     "trends": ("comparison:trends", "The jobs of a name over time, each judged against those before."),
     "compare": ("comparison:compare", "What changed from one job to another."),
+    "search": ("search:search", "Search spans, log records, and structures of traces."),
     "sql": ("sql:sql", "Ask the store one question in SQL."),
     "run": ("run:run", "Run the tasks of modules or files."),
     "submit": ("submit:submit", "Submit a job of one task."),

@@ -1,0 +1,161 @@
+"""`search`: spans by what they are, log records by their words, spans by how they lie to each other."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tilebox_local.cli.analysis import length, limit_option, show_records
+from tilebox_local.cli.session import Session, command, common_options
+from tilebox_local.cli.types import DURATION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import timedelta
+    from uuid import UUID
+
+    from tilebox_local.jobs.client import JobClient
+
+__all__ = ["search"]
+
+_JOB = click.option("--job", metavar="JOB", help="Only this job; default: all, newest first.")
+
+
+@click.group("search", no_args_is_help=True, params=common_options(with_json=True))
+def search() -> None:
+    """Search spans, log records, and structures of traces."""
+
+
+@contextmanager
+def _asked(session: Session, job: str | None) -> Iterator[tuple[JobClient, UUID | None]]:
+    from tilebox_local.query.listing import find_job_key
+
+    with session.look() as client:
+        yield client.jobs(), None if job is None else find_job_key(client._open_store(), job).job_id
+
+
+def _condition(text: str) -> tuple[str, Any]:
+    """`key=value`; the value as JSON if it is some, else as text."""
+    import orjson
+
+    key, equals, value = text.partition("=")
+    if not equals:
+        return key, ("exists", None)
+    try:
+        return key, orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return key, value
+
+
+@command(
+    "spans",
+    examples=[
+        "tilebox-local search spans --name 'task/*' --min-duration 10ms",
+        "tilebox-local search spans --attribute scene_id=S2A_001 --status error --json",
+    ],
+)
+@_JOB
+@click.option("--name", metavar="GLOB", help="Whose name matches, with * and ?.")
+@click.option(
+    "--attribute", "attributes", multiple=True, metavar="KEY[=VALUE]", help="With this attribute; repeatable."
+)
+@click.option("--status", type=click.Choice(["ok", "error", "unset", "open"]))
+@click.option("--min-duration", type=DURATION, metavar="TIME", help="At least this long: 250ms, 10s, 2m.")
+@click.option("--task", metavar="NAME", help="Of tasks of this name.")
+@limit_option(100)
+def search_spans(
+    session: Session,
+    job: str | None,
+    name: str | None,
+    attributes: tuple[str, ...],
+    status: Any,
+    min_duration: timedelta | None,
+    task: str | None,
+    limit: int,
+) -> None:
+    """Search spans by name, attributes, length and status."""
+    from tilebox_local.cli.output import Column
+
+    with _asked(session, job) as (jobs, job_id):
+        found = jobs.search_spans(
+            job_id,
+            name=name,
+            attributes=dict(map(_condition, attributes)) or None,
+            status=status,
+            min_duration=min_duration,
+            task=task,
+            limit=limit,
+        )
+    columns = [
+        Column("start_time", "start", lambda time: f"{time[:23]}Z"),
+        length("duration_ms", "duration"),
+        Column("status"),
+        Column("name", gives_way=True),
+        Column("status_message", "message", gives_way=True),
+        Column("job_name", "job"),
+        Column("span_id", "span"),
+    ]
+    show_records(session, found, columns, empty="No spans found.")
+
+
+@command(
+    "logs",
+    examples=[
+        "tilebox-local search logs computed",
+        "tilebox-local search logs '\"no data\" OR timeout*' --level warning --json",
+    ],
+)
+@click.argument("text")
+@_JOB
+@click.option("--level", type=click.Choice(["trace", "debug", "info", "warning", "error"]), help="At least.")
+@limit_option(100)
+def search_logs(session: Session, text: str, job: str | None, level: Any, limit: int) -> None:
+    """Search log records by their words.
+
+    All words of TEXT must occur; "a phrase", beginning*, AND, OR, NOT are understood (SQLite's FTS5).
+    """
+    from tilebox_local.cli.output import Column
+
+    with _asked(session, job) as (jobs, job_id):
+        found = jobs.search_logs(text, job_id, level=level, limit=limit)
+    columns = [
+        Column("time", show=lambda time: f"{time[:23]}Z"),
+        Column("severity", paints=True),
+        Column("job_name", "job"),
+        Column("snippet", "message"),
+    ]
+    show_records(session, found, columns, empty="No log records found.")
+
+
+@command(
+    "structure",
+    examples=[
+        "tilebox-local search structure 'job/* > task/*'",
+        "tilebox-local search structure 'task/* !> write*' --json",
+    ],
+)
+@click.argument("pattern")
+@_JOB
+@limit_option(100)
+def search_structure(session: Session, pattern: str, job: str | None, limit: int) -> None:
+    """Search spans by how they lie to each other.
+
+    PATTERN: A > B (child), A >> B (anywhere below), A ~ B (follows), A !> B and A !>> B (there is none).
+    """
+    from tilebox_local.cli.output import Column
+
+    with _asked(session, job) as (jobs, job_id):
+        found = jobs.search_structure(pattern, job_id, limit=limit)
+    span = [
+        Column("a", show=lambda one: str(one["name"]), gives_way=True),
+        Column("b", show=lambda one: str(one["name"]), gives_way=True),
+        Column("a", "start", lambda one: f"{one['start_time'][:23]}Z"),
+        Column("a", "job", lambda one: str(one["job_name"] or "")),
+    ]
+    show_records(session, found, span, empty="Nothing lies like that.")
+
+
+for _name, _command in (("spans", search_spans), ("logs", search_logs), ("structure", search_structure)):
+    search.add_command(_command, _name)
