@@ -14,6 +14,7 @@ from tilebox_local.analysis.failures import find_error_rates, find_failures
 from tilebox_local.analysis.queue_waits import find_queue_waits
 from tilebox_local.analysis.search import SpanFilters, search_logs, search_spans
 from tilebox_local.analysis.structure import search_structure
+from tilebox_local.analysis.why_slow import explain_slow_spans
 from tilebox_local.clock import datetime_to_ns
 from tilebox_local.engine.jobs import validate_job_name
 from tilebox_local.errors import ArgumentError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from tilebox_local.analysis.search import AttributeConditions, FoundLog, FoundSpan, SpanStatus
     from tilebox_local.analysis.structure import FoundPair
     from tilebox_local.analysis.trends import JobTrend, StepTrend
+    from tilebox_local.analysis.why_slow import Explanations
     from tilebox_local.data import LogSeverity, LogSeverityLiteral
     from tilebox_local.intervals import DatetimeScalar
     from tilebox_local.jobs.arguments import JobIDLike
@@ -281,6 +283,34 @@ class JobAnalysis:
         """
         job = None if job_id is None else to_uuid(job_id, "job")
         return search_structure(self._current, pattern, job, limit=limit)
+
+    # -- why slow ------------------------------------------------------------------------------------------------------
+
+    def why_slow(
+        self, job_id: JobIDLike, name: str | None = None, *, threshold: timedelta | None = None
+    ) -> Explanations:
+        """What separates the slow spans of a name from the rest: which attribute, runner, task input, parent, time.
+
+        Looks at each value of each attribute and field of a task's input, at numbers from each decile on, at runners,
+        names of parents, retries, the time of the start, and how many tasks of the job ran then. What is returned
+        passed a test that, in all, finds something where there is nothing in at most one job of a hundred.
+
+        Args:
+            job_id: The job.
+            name: The name of the spans; those of tasks are named `task/<name>`. Default: the name on which most time
+                was spent, of those with at least 20 ended spans.
+            threshold: Longer spans are slow. Default: Tukey's fence if at least 5 spans are above it, else the 90th
+                percentile.
+
+        Returns:
+            Explanations, the largest effect first, at most 100, each with a reason in words; none if nothing stands
+            out. As text, one line for each.
+
+        Raises:
+            NotFoundError, and ArgumentError (a ValueError) for a name that no span of the job has, or, without a name,
+            a job with too few spans.
+        """
+        return explain_slow_spans(self._current, to_uuid(job_id, "job"), name, threshold)
 
 
 _FIRST_NS, _LAST_NS = -(1 << 63), (1 << 63) - 1
