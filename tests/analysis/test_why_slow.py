@@ -21,7 +21,7 @@ from tilebox_local.analysis import why_slow as why_slow_module
 from tilebox_local.analysis.statistics import holm, mann_whitney_by_group, median, midranks, of_rank_sums
 from tilebox_local.analysis.why_slow import Explanation
 from tilebox_local.catalog import sql
-from tilebox_local.errors import ArgumentError, NotFoundError
+from tilebox_local.errors import ArgumentError, NotFoundError, TileboxLocalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -324,24 +324,35 @@ def test_too_little_to_compare(jobs: JobClient, build: TraceBuilder, durations: 
 
 
 def test_unusable_arguments(jobs: JobClient, build: TraceBuilder) -> None:
-    """Unknown jobs and names, and a job without enough spans of one name, are errors that say what is wrong."""
+    """Unknown jobs and names, and what is neither a name nor a length, are errors that say what is wrong."""
     job = build.job()
     with pytest.raises(NotFoundError):
         jobs.why_slow(UUID(int=5))
-    for count, arguments, message in [
-        (0, {}, "No name of the job has 20 ended spans, so that some could be compared with the rest."),
-        (0, {"name": "read"}, "The job has no span named 'read'."),
-        (19, {}, "No name of the job has 20 ended spans, so that some could be compared with the rest."),
-        (0, {"name": "rea*"}, "The job has no span named 'rea*'."),
-        (0, {"name": "\ud800"}, "The job has no span named '\\ud800'."),
-        (0, {"name": 5}, "name is the name of spans, a str, not 5."),
-        (0, {"threshold": 5}, "threshold is a timedelta of 0 or more, not 5."),
-        (0, {"threshold": timedelta(-1)}, "threshold is a timedelta of 0 or more, not datetime.timedelta(days=-1)."),
-    ]:
-        job.spans(spans_of([5] * count))
-        with pytest.raises(ArgumentError) as caught:
+    no_length = "threshold is a timedelta of 0 or more, not"
+    cases: list[tuple[dict[str, Any], type[TileboxLocalError], str]] = [
+        ({"name": "read"}, NotFoundError, "No span 'read' in this job."),
+        ({"name": "rea*"}, NotFoundError, "No span 'rea*' in this job."),
+        ({"name": "\ud800"}, NotFoundError, "No span '?' in this job."),
+        ({"name": 5}, ArgumentError, "name is the name of spans, a str, not 5."),
+        ({"threshold": 5}, ArgumentError, f"{no_length} 5."),
+        ({"threshold": timedelta(-1)}, ArgumentError, f"{no_length} datetime.timedelta(days=-1)."),
+    ]
+    for arguments, error, message in cases:
+        with pytest.raises(error) as caught:
             jobs.why_slow(job.id, **arguments)
         assert caught.value.message == message
+
+
+def test_no_name_has_enough_spans(jobs: JobClient, build: TraceBuilder) -> None:
+    """Without a name, a job of which no name has 20 ended spans has no explanations, and the text says why."""
+    job = build.job()
+    for count in (0, 19):
+        job.spans(spans_of([5] * count))
+        found = jobs.why_slow(job.id)
+        assert (found, found.name, found.span_count) == ([], "", 0)
+        assert str(found) == "No name of the job has 20 ended spans, so that slow ones could be compared with the rest."
+    job.spans([SpanSpec("read", 10**9, 10**9 + 5)])
+    assert jobs.why_slow(job.id).name == "read"
 
 
 def test_hostile_values(jobs: JobClient, build: TraceBuilder) -> None:

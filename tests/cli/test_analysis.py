@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from sample_tasks import Scene
 
-from tilebox_local import Client
+from tilebox_local import Client, ExecutionContext, Task
 from tilebox_local.cli import main
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 COMMANDS = [
     "durations", "bottlenecks", "bottlenecks --by critical_path", "bottlenecks --by queue_wait", "critical-path",
-    "concurrency", "queue-waits", "failures", "failures --rates", "failures --stack",
+    "concurrency", "queue-waits", "failures", "failures --rates", "failures --stack", "why-slow",
 ]  # fmt: skip
 
 
@@ -109,3 +110,40 @@ def test_search(ask: Callable[..., Any], db: str, capsys: pytest.CaptureFixture[
     assert "task/" in capsys.readouterr().out
     assert main(["--db", db, "search", "structure", "nonsense >"]) == 2
     assert main(["--db", db, "search", "logs", '"']) == 2
+
+
+class Bands(Task):
+    """Forty spans, of which those of one band take ten times as long, by times that are made up."""
+
+    tracer: ClassVar[Any]
+
+    def execute(self, context: ExecutionContext) -> None:
+        """Record them."""
+        for number in range(40):
+            band, length = ("B08", 900) if number % 4 == 0 else ("B04", 90)
+            span = self.tracer.start_span("read", start_time=number * 10**9, attributes={"band": band})
+            span.end(number * 10**9 + length * 10**6)
+
+
+def test_why_slow(ask: Callable[..., Any], db: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`why-slow` names what slow spans have in common, or says that nothing stands out, or that there is too little."""
+    with Client(db) as client:
+        Bands.tracer = client.tracer_provider.get_tracer("test")
+        job = client.jobs().submit("bands", Bands())
+        client.runner(tasks=[Bands]).run_all()
+        expected = client.jobs().why_slow(job, "read", threshold=timedelta(milliseconds=100)).to_dicts()
+    found = ask("why-slow", "name:bands", "--threshold", "100ms")
+    assert [row["condition"] for row in expected] == ["band = B08"]
+    assert found == {"name": "read", "threshold_ms": 100.0, "spans": 40, "slow_spans": 10, "explanations": expected}
+    assert main(["--db", db, "why-slow", "name:bands", "--threshold", "100ms"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "read: 10 of 40 spans took longer than 100 ms:\n"
+    assert [line.split() for line in captured.out.splitlines()] == [
+        ["condition", "spans", "slow", "of", "all", "slow", "median", "with", "without", "effect", "p"],
+        ["band", "=", "B08", "10", "10", "100.0", "%", "900ms", "90.0ms", "1.00", "4.8e-09"],
+    ]
+    assert main(["--db", db, "why-slow", "name:bands", "--threshold", "2s"]) == 0
+    assert capsys.readouterr() == ("", "read: 0 of 40 spans took longer than 2.00 s; nothing stands out.\n")
+    assert main(["--db", db, "why-slow", "name:scene"]) == 0
+    assert capsys.readouterr().err.startswith("No name of the job has 20 ended spans")
+    assert main(["--db", db, "why-slow", "name:bands", "--name", "nothing"]) == 4

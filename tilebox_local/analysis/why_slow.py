@@ -21,7 +21,7 @@ from tilebox_local.analysis.statistics import holm, midranks, of_rank_sums
 from tilebox_local.analysis.subject import find_subject
 from tilebox_local.analysis.words import counted, duration_in_words
 from tilebox_local.catalog import run, value
-from tilebox_local.errors import ArgumentError
+from tilebox_local.errors import ArgumentError, NotFoundError
 from tilebox_local.storage.attributes import decode_attributes
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Explanations(Records[Explanation]):
 
     Args:
         items: The explanations.
-        name: Of the spans.
+        name: Of the spans; "" if none was asked for, and none has enough spans.
         threshold_ns: Longer spans count as slow.
         span_count: Ended spans of the name.
         slow_count: Slow ones.
@@ -92,6 +92,10 @@ class Explanations(Records[Explanation]):
         self.slow_count = slow_count
 
     def __str__(self) -> str:
+        if not self.name:
+            return (
+                f"No name of the job has {LEAST_SPANS} ended spans, so that slow ones could be compared with the rest."
+            )
         head = (
             f"{self.name}: {self.slow_count} of {counted(self.span_count, 'span')} took longer than "
             f"{duration_in_words(self.threshold_ns)}"
@@ -173,6 +177,8 @@ def explain_slow_spans(store: Store, job_id: UUID, name: str | None, threshold: 
     with store.snapshot() as connection:
         subject = find_subject(connection, job_id)
         name = _checked_name(connection, subject, name)
+        if name is None:
+            return Explanations([], "", 0, 0, 0)
         rows = run(connection, "spans_of_name", {"trace_no": subject.trace_no, "name": name})
         durations = np.array([row[1] for row in rows], dtype=np.int64)
         if threshold_ns is None:
@@ -184,23 +190,17 @@ def explain_slow_spans(store: Store, job_id: UUID, name: str | None, threshold: 
     return Explanations(_explain(spans, columns), name, threshold_ns, spans.number, spans.slow_count)
 
 
-def _checked_name(connection: apsw.Connection, subject: Subject, name: str | None) -> str:
+def _checked_name(connection: apsw.Connection, subject: Subject, name: str | None) -> str | None:
+    """The name, or the slowest one if there is none; None if no name has enough spans."""
     if name is None:
-        found: str | None = value(connection, "slowest_name", {"trace_no": subject.trace_no, "least": LEAST_SPANS})
-        if found is None:
-            raise ArgumentError(
-                f"No name of the job has {LEAST_SPANS} ended spans, so that some could be compared with the rest.",
-                hint="Pass a name, or ask a job with more spans; client.jobs().durations(job) counts them.",
-            )
-        return found
+        slowest: str | None = value(connection, "slowest_name", {"trace_no": subject.trace_no, "least": LEAST_SPANS})
+        return slowest
     if not isinstance(name, str):
         raise ArgumentError(f"name is the name of spans, a str, not {name!r:.100}.")
     encoded = name.encode("utf-8", "replace").decode()
     if not value(connection, "has_name", {"trace_no": subject.trace_no, "name": encoded}):
-        raise ArgumentError(
-            f"The job has no span named {name!r:.200}.",
-            hint="client.jobs().durations(job) lists the names; spans of tasks are named task/<name of the task>.",
-        )
+        hint = "`tilebox-local durations`, or durations(job), lists the names; spans of tasks are task/<name>."
+        raise NotFoundError("span", f"{encoded:.200}", place="in this job", hint=hint)
     return encoded
 
 

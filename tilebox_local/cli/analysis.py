@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from tilebox_local.cli.session import Session, command, job_argument
+from tilebox_local.cli.types import DURATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from datetime import timedelta
     from uuid import UUID
 
     from tilebox_local.cli.output import Column
@@ -28,6 +30,7 @@ __all__ = [
     "percent",
     "queue_waits",
     "show_records",
+    "why_slow",
 ]
 
 
@@ -256,6 +259,49 @@ def queue_waits(session: Session, job: str) -> None:
             length("lost_cost_ms", "cost"),
         ]
         show_records(session, jobs.queue_waits(job_id), columns, empty="No task of this job has been claimed yet.")
+
+
+@command(
+    "why-slow",
+    examples=[
+        "tilebox-local why-slow",
+        "tilebox-local why-slow latest --name task/Scene",
+        "tilebox-local why-slow latest --threshold 2s --json",
+    ],
+)
+@job_argument()
+@click.option("--name", metavar="NAME", help="Of the spans; default: on which most time was spent.")
+@click.option(
+    "--threshold", type=DURATION, metavar="LENGTH", help="Longer ones are slow: 250ms, 2s; default: outliers."
+)
+@limit_option(20)
+def why_slow(session: Session, job: str, name: str | None, threshold: timedelta | None, limit: int) -> None:
+    """What slow spans have in common that others have not.
+
+    Attributes, fields of task inputs, runners, parents, retries, time and concurrency are tested against chance.
+    """
+    from tilebox_local.cli.output import Column, write_json
+
+    with _asked(session, job) as (jobs, job_id):
+        found = jobs.why_slow(job_id, name, threshold=threshold)
+    if session.as_json:
+        facts = {"name": found.name, "threshold_ms": found.threshold_ns / 1e6}
+        counts = {"spans": found.span_count, "slow_spans": found.slow_count}
+        write_json(facts | counts | {"explanations": found.to_dicts()[:limit]})
+        return
+    session.say(str(found).partition("\n")[0])
+    columns = [
+        Column("condition", gives_way=True),
+        count("spans"),
+        count("slow_spans", "slow"),
+        percent("recall", "of all slow"),
+        length("with_ms", "median with"),
+        length("without_ms", "without"),
+        Column("effect", show=lambda effect: f"{effect:.2f}", right=True),
+        Column("p", show=lambda p: f"{p:.2g}", right=True),
+        Column("same_spans", "for the same spans", ", ".join),
+    ]
+    show_records(session, found[:limit], columns, empty="")
 
 
 @command(

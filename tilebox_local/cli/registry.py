@@ -27,6 +27,7 @@ COMMANDS = {
     "critical-path": ("analysis:critical_path", "What decided when a job ended."),
     "concurrency": ("analysis:concurrency", "How much went on at the same time; runners and stragglers."),
     "queue-waits": ("analysis:queue_waits", "Where tasks waited for a runner, and what retries cost."),
+    "why-slow": ("analysis:why_slow", "What slow spans have in common that others have not."),
     "failures": ("analysis:failures", "What failed, the first failure first, and why."),
     "trends": ("comparison:trends", "The jobs of a name over time, each judged against those before."),
     "compare": ("comparison:compare", "What changed from one job to another."),

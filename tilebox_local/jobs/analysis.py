@@ -304,11 +304,12 @@ class JobAnalysis:
 
         Returns:
             Explanations, the largest effect first, at most 100, each with a reason in words; none if nothing stands
-            out. As text, one line for each.
+            out. As text, one line for each. Without a name, in a job of which no name has 20 ended spans: none, and
+            `name` is empty.
 
         Raises:
-            NotFoundError, and ArgumentError (a ValueError) for a name that no span of the job has, or, without a name,
-            a job with too few spans.
+            NotFoundError: there is no such job, or no span of the name in it. ArgumentError: name is no text, or
+            threshold no timedelta of 0 or more.
         """
         return explain_slow_spans(self._current, to_uuid(job_id, "job"), name, threshold)
 
