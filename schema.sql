@@ -414,6 +414,143 @@ CREATE TABLE log_records (
 -- knows no ON behind CROSS JOIN, and makes of count with an asterisk what SQLite does not know.
 -- ---------------------------------------------------------------------------------------------------------------
 
+-- Columns of the views. A word means the same in every view, unless it stands here with the view's name.
+--
+--   Any view
+--     job_id              UUID of the job; NULL: outside of any job
+--     job_name            name of the job
+--     task_id             UUID of the task; NULL: outside of any task
+--     trace_id            32 hex digits
+--     span_id             16 hex digits
+--     parent_span_id      16 hex digits; NULL: no parent; it may be a span that never arrived
+--     runner              UUID of the runner (its service.instance.id)
+--     name                name of what the row is about
+--     version             of the task, such as v1.0
+--     attributes          JSON object
+--     state               of the job or task, as in Tilebox
+--     failed              how many failed
+--     attempt             1: the first attempt of the task
+--     attempts            how many
+--     retries             attempts that followed on a failed one
+--     duration_ms         length, in ms; NULL: not ended
+--     queue_wait_ms       from when it could be claimed to its claim, in ms
+--     run_ms              from the claim to the end, in ms
+--     count               how many have ended
+--     open                how many have not ended
+--     share               part of the whole, 0 to 1
+--     total_ms            sum of the durations, in ms
+--     self_ms             part of it in which no child was open, in ms
+--     mean_ms             mean duration, in ms
+--     p50_ms              median duration, in ms; percentiles are nearest ranks
+--     p95_ms              95th percentile, in ms
+--     p99_ms              99th percentile, in ms
+--     max_ms              the longest, in ms
+--     start_time          when it started
+--     end_time            when it ended; NULL: it is open
+--     time                when
+--     submitted_at        when it was submitted
+--     ready_at            when it could be claimed: its dependencies were settled, or it was back in the queue
+--     started_at          when its first attempt started
+--     stopped_at          when it stopped; NULL: it has not
+--     last_seen_at        last sign of life
+--     host                name of the machine
+--     pid                 process id
+--     *_ns                the same instant or length as an integer, in ns; instants since 1970-01-01T00:00:00 UTC
+--     *_no                number of the row in this file
+--   jobs
+--     elapsed_ms          from the first start to the last stop, in ms
+--     compute_ms          run times of all ended attempts, in ms
+--     tasks               tasks of the job
+--     queued, running, computed, skipped, failed_optional   tasks in this state
+--   tasks
+--     tasks.started_at    when its last attempt started
+--     display             text that the task shows of itself
+--     input               its arguments, JSON as a rule
+--     cluster             slug of the cluster that may run it
+--     tasks.duration_ms   run time of the last attempt, in ms; NULL: not ended
+--     tasks.queue_wait_ms   of the last attempt, in ms
+--     crashes             attempts that were lost with their runner
+--     max_retries         retries that are allowed
+--     optional            1: the job goes on if it fails
+--     parent_id           UUID of the task that submitted it; NULL: a root task
+--   spans, logs, events
+--     status              UNSET, OK or ERROR
+--     status_message      why it failed
+--     kind                INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER or UNSPECIFIED
+--     links               JSON array of links to other spans; NULL: none
+--     scope               the library that made it
+--     severity            TRACE, DEBUG, INFO, WARN, ERROR or FATAL
+--     severity_number     1 to 24, as in OpenTelemetry
+--     body                the message
+--     logger              name of the logger
+--   runners, writers, incidents
+--     service             its service.name
+--     runners.cluster     slug of the cluster that it serves
+--     runners.started_at  when it started
+--     has_crashed         1: its process died without closing the file
+--     running_tasks       tasks that it runs now
+--     opened_at           when the process first wrote
+--     ended_at            when it closed the file, or was last seen before it died; NULL: neither
+--     writers.queued      records that wait in its memory
+--     written             spans, events and logs that it stored
+--     dropped             records that were dropped: the queue was full
+--     quarantined         records that could not be stored as they came, see quarantine_records
+--     redacted            secrets that were replaced
+--     transactions, failed_transactions   how many
+--     lock_waits          times that another process was writing
+--     lock_wait_ms        altogether, in ms
+--     max_lag_ms          longest time from taking records from the queue to their commit, in ms
+--     incidents.kind      crash, runner lost, tail lost or gap
+--     message             for people
+--     task_name           name of the task that was running
+--     span_path           names of the open spans, down to the deepest
+--     last_log            the last message before
+--     last_log_at         when that was
+--     unseen_ms           from the last sign of life to when it was noticed, in ms
+--   attempts, queue_waits
+--     outcome             how the attempt ended; see attempts
+--     attempts.started_at   when it was claimed
+--     wait_ms             waits of all attempts, in ms
+--     mean_wait_ms, p50_wait_ms, p95_wait_ms, max_wait_ms   of one attempt, in ms
+--     queue_waits.run_ms  run times of all attempts, in ms
+--     wait_share          wait_ms / (wait_ms + run_ms)
+--     retry_cost_ms       run time of attempts that failed and were tried again, in ms
+--     lost                attempts that were lost with their runner
+--     lost_cost_ms        their run time, and the time until the loss was noticed, in ms
+--     released            attempts that a runner gave back
+--     released_cost_ms    their run time, in ms
+--   critical_path, concurrency, runner_use, stragglers
+--     step                1: the first step of the path
+--     delay_ms            from the end of the step before until the task could be claimed, in ms
+--     critical_path.started_at, stragglers.started_at   when the attempt was claimed
+--     critical_path.run_ms   from the claim to the end, in ms; NULL: it runs
+--     concurrency.running   attempts that run from this instant on
+--     concurrency.queued    tasks that could be claimed from this instant on
+--     concurrency.duration_ms   until the next row of the job, in ms
+--     busy_ms             while at least one of its attempts ran, in ms
+--     idle_ms             the rest of the time from the job's first start to its last stop, in ms
+--     longest_idle_ms     the longest gap, in ms
+--     utilization         busy_ms / (busy_ms + idle_ms)
+--     median_ms           of the attempts of its task, in ms
+--     fence_ms            what is above it is unusual, in ms
+--   failures, bottlenecks, trends
+--     failures.kind       task: the span of an attempt of a task; span: any other
+--     failed_at           when the span ended
+--     exception_type, exception_message, stacktrace   of the last exception that was recorded in the span
+--     basis               what is ranked: self_time, critical_path or queue_wait
+--     rank                1: the most; counts within a job and basis
+--     bottlenecks.count   spans, steps or attempts
+--     bottlenecks.duration_ms   time spent there, in ms
+--     number              1: the oldest job of this name
+--     trends.retries      attempts beyond the first of each task, whatever ended the one before
+--     trends.queue_wait_ms   waits of all attempts of the job, in ms
+--     error_rate          failed / tasks
+--     history             completed jobs of this name before it that it is compared with, at most 30
+--     median_elapsed_ms   their median, in ms
+--     elapsed_ratio       elapsed_ms / median_elapsed_ms
+--     percentile_rank     percentage of them that took less time; those that took as long count half
+--     slower_p            exact p of being so slow by chance, see docs/analysis.md
+
 -- Jobs with state and statistics.
 CREATE VIEW jobs AS
 SELECT

@@ -13,7 +13,7 @@ RANKS = {
     "resource": 1, "telemetry": 1,
     "codecs": 2, "serialization": 3, "task": 4, "cache": 1, "formatting": 2,
     "storage": 4, "observability": 5, "engine": 5, "redaction": 5, "query": 6, "analysis": 6,
-    "clusters": 7, "jobs": 7, "runner": 7, "upkeep": 7,
+    "clusters": 7, "jobs": 7, "runner": 7, "upkeep": 7, "export": 7,
     "automations": 7, "storage_locations": 7, "workflows": 7, "doctor": 7, "client": 8, "cli": 9,
     "__main__": 10,
 }  # fmt: skip

@@ -33,6 +33,7 @@ COMMANDS = {
     "compare": ("comparison:compare", "What changed from one job to another."),
     "search": ("search:search", "Search spans, log records, and structures of traces."),
     "sql": ("sql:sql", "Ask the store one question in SQL."),
+    "export": ("export:export", "Write the rows of a view as CSV, JSON or NDJSON."),
     "run": ("run:run", "Run the tasks of modules or files."),
     "submit": ("submit:submit", "Submit a job of one task."),
     "wait": ("wait:wait", "Wait until a job ends."),
@@ -44,7 +45,7 @@ COMMANDS = {
     "prune": ("upkeep:prune", "Delete old jobs and give the space back."),
     "check": ("upkeep:check", "Look for damage."),
     "recover": ("upkeep:recover", "Read a damaged store into a new one."),
-    "schema": ("upkeep:schema", "Print schema.sql, which documents tables and views."),
+    "schema": ("schema:schema", "Print schema.sql, which documents tables and views."),
     "completion": ("completion:completion", "Print the completion script of a shell."),
 }
 

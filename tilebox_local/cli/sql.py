@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tilebox_local.cli.session import Session, command
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tilebox_local.client import Client
+
 __all__ = ["sql"]
+
+_JOBS = ("job_id", "job_a", "job_b")  # parameters that name a job
 
 
 @command(
@@ -17,6 +25,7 @@ __all__ = ["sql"]
     examples=[
         'tilebox-local sql "select name, duration_ms from spans order by duration_ms desc limit 5"',
         'tilebox-local sql "select state, count(*) as tasks from tasks group by state" --csv',
+        "tilebox-local sql @slowest_spans -p job_id=latest --limit 5",
         'echo "select * from incidents" | tilebox-local sql - --json',
     ],
 )
@@ -25,21 +34,25 @@ __all__ = ["sql"]
     "--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, metavar="SECONDS"
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N rows.")
+@click.option(
+    "-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="Value of :NAME; of :job_id a JOB, as latest."
+)
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV (RFC 4180).")
-def sql(session: Session, query: str, timeout: float, limit: int | None, as_csv: bool) -> None:
+def sql(session: Session, query: str, timeout: float, limit: int | None, params: tuple[str, ...], as_csv: bool) -> None:
     """Ask the store one question in SQL.
 
-    QUERY is one statement that reads, `-` stands for stdin. The views jobs, tasks, spans, events, logs, runners,
-    writers and incidents are described by `tilebox-local schema`.
+    QUERY is one statement that reads; `-` stands for stdin, `@name` for a question of `tilebox-local schema --format
+    questions`. The views jobs, tasks, spans, events, logs and others are described by `tilebox-local schema`.
     """
     if as_csv and session.as_json:
         raise click.UsageError("--csv and --json exclude each other.")
     from tilebox_local.cli.output import Column, show_rows
     from tilebox_local.query.sql import query_rows
 
-    text = sys.stdin.read() if query == "-" else query
+    text, given = _statement(query, _given(params))
     with session.look() as client:
-        columns, rows = query_rows(client._open_store(), text, None, timeout, limit=limit)
+        parameters = _parameters(client, given) or None
+        columns, rows = query_rows(client._open_store(), text, parameters, timeout, limit=limit)
     if as_csv:
         _write_csv(columns, rows)
         return
@@ -55,6 +68,56 @@ def sql(session: Session, query: str, timeout: float, limit: int | None, as_csv:
         [dict(zip(keys, row, strict=True)) for row in rows],
         [Column(key, show=_shown, right=is_number) for key, is_number in zip(keys, numbers, strict=True)],
     )
+
+
+def _statement(query: str, given: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """The statement, and its parameters: those given, and what a question has for others."""
+    if query == "-":
+        return sys.stdin.read(), given
+    if not query.startswith("@"):
+        return query, given
+    from tilebox_local.export.questions import read_questions
+
+    questions = read_questions()
+    if query[1:] not in questions:
+        raise click.BadParameter(
+            f"there is no question {query}; there are @{', @'.join(questions)}.", param_hint="QUERY"
+        )
+    question = questions[query[1:]]
+    parameters = {"job_id": "latest"} if "job_id" in question.parameters else {}
+    parameters |= {
+        name: "" for name, meaning in question.parameters.items() if meaning.endswith("may be empty")
+    } | given
+    for name, meaning in question.parameters.items():
+        if name not in parameters:
+            raise click.UsageError(f"{query} needs -p {name}=VALUE, the {meaning}.")
+    return question.sql, parameters
+
+
+def _parameters(client: Client, given: Mapping[str, str]) -> dict[str, str | int | float]:
+    """Values by name. What names a job may be a JOB; what looks like a number is one."""
+    from tilebox_local.query.listing import find_job_key
+
+    found: dict[str, str | int | float] = {}
+    for name, value in given.items():
+        if name in _JOBS:
+            found[name] = str(find_job_key(client._open_store(), value).job_id)
+        elif re.fullmatch(r"0|-?[1-9]\d{0,17}", value):
+            found[name] = int(value)
+        else:
+            found[name] = float(value) if re.fullmatch(r"-?\d{1,15}\.\d{1,15}", value) else value
+    return found
+
+
+def _given(values: tuple[str, ...]) -> dict[str, str]:
+    """NAME=VALUE, each."""
+    found = {}
+    for one in values:
+        name, is_there, value = one.partition("=")
+        if not (is_there and name):
+            raise click.BadParameter(f"{one!r} is not NAME=VALUE.", param_hint="--param")
+        found[name.removeprefix(":")] = value
+    return found
 
 
 def _distinct(names: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""doctor, snapshot, prune, check, recover, schema: keep a store."""
+"""doctor, snapshot, prune, check, recover: keep a store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tilebox_local.upkeep.prune import PruneResult
 
-__all__ = ["check", "doctor", "prune", "recover", "schema", "snapshot"]
+__all__ = ["check", "doctor", "prune", "recover", "snapshot"]
 
 
 @command("doctor", examples=["tilebox-local doctor", "tilebox-local doctor --json"])
@@ -171,12 +171,3 @@ def recover(session: Session, source: str, target: str) -> None:
 def _report(session: Session, what: str, counts: Mapping[str, int]) -> None:
     for table, count in sorted(counts.items()):
         session.say(f"{what}: {count} in {table}")
-
-
-@command("schema", examples=["tilebox-local schema", "tilebox-local schema --no-pager"], prints_data=False)
-def schema(session: Session) -> None:
-    """Print schema.sql, which documents tables and views."""
-    from tilebox_local.cli.output import show_text
-    from tilebox_local.storage.schema import read_schema_sql
-
-    show_text(session, read_schema_sql().rstrip("\n"))

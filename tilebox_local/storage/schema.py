@@ -16,9 +16,17 @@ import apsw
 
 from tilebox_local import clock
 from tilebox_local.errors import NotATileboxStoreError, SchemaVersionError, StoreError
-from tilebox_local.storage.connection import enable_wal, immediate
+from tilebox_local.storage.connection import enable_wal, immediate, open_private
 
-__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "check_schema", "check_version", "ensure_schema", "read_schema_sql"]
+__all__ = [
+    "APPLICATION_ID",
+    "SCHEMA_VERSION",
+    "check_schema",
+    "check_version",
+    "columns_of_script",
+    "ensure_schema",
+    "read_schema_sql",
+]
 
 APPLICATION_ID = 0x54424C58  # "TBLX"
 SCHEMA_VERSION = 1000
@@ -50,6 +58,24 @@ def statements(sql: str) -> list[str]:
     if any(line.split("--", 1)[0].strip() for line in current):
         raise ValueError("The script ends in the middle of a statement.")
     return result
+
+
+def columns_of_script(script: str) -> dict[str, list[tuple[str, str]]]:
+    """Names and types of the columns of each table and view that a script creates, as SQLite has them."""
+    connection = open_private()
+    try:
+        for statement in statements(script):
+            connection.execute(statement).fetchall()
+        rows = connection.execute(
+            "SELECT s.name, c.name, c.type FROM sqlite_schema s, pragma_table_xinfo(s.name) c "
+            "WHERE s.type IN ('table', 'view') ORDER BY s.rowid, c.cid"
+        ).fetchall()
+    finally:
+        connection.close()
+    columns: dict[str, list[tuple[str, str]]] = {}
+    for relation, column, kind in rows:
+        columns.setdefault(str(relation), []).append((str(column), str(kind)))
+    return columns
 
 
 def ensure_schema(connection: apsw.Connection, path: str) -> None:

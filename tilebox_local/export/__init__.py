@@ -1,0 +1,1 @@
+"""What leaves the store for other tools: rows as CSV and JSON, the documented schema, datasette's metadata."""
