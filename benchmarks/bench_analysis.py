@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 import tempfile
+import threading
 import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.harness import Options, Result, Target, alternate, check_equal, in_fresh_process
+from benchmarks.harness import (
+    NORMAL,
+    ROOT,
+    Options,
+    Result,
+    Target,
+    alternate,
+    check_equal,
+    in_fresh_process,
+    percentile,
+)
 from tilebox_local import Client, ExecutionContext, Task
 
 if TYPE_CHECKING:
@@ -25,6 +39,10 @@ first call of `bottlenecks(job)` in a process, with the file in the page cache; 
 analyses of 100,000 spans are the first calls of theirs. Peers work out the same self time by name, from the same file:
 *pandas* reads the columns it needs through our read-only connection and uses groupby and cummax; *DuckDB* attaches a
 snapshot with its sqlite extension and runs the same window query on all cores.
+
+*commit beside reading*: transactions that update one row, one after the other for ten seconds, alone, and while
+another process, or another thread of the same process, works out `span_durations` of 100,000 spans again and again.
+The ratio is that of the p99 of both: 2 means that a commit waits for as long as one more commit takes.
 """
 
 _NAMES = ("read", "warp", "compute-index", "write", "download", "mask", "upload", "cloud-filter")
@@ -102,11 +120,12 @@ def _timed(ask: Callable[[], Any]) -> tuple[float, Any]:
 def ask_ours(folder: Path, target: str, job: str, question: str, arguments: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001
     """The first and the second answer to a question."""
     with Client(Path(target) / "store.db", read_only=True) as client:
-        ask = partial(getattr(client.jobs(), question), job, **arguments)
+        given = {name: job if value == _THE_JOB else value for name, value in arguments.items()}
+        ask = partial(getattr(client.jobs(), question), **given)
         client.jobs().find(job)
         first, found = _timed(ask)
         again, _ = _timed(ask)
-        return {"seconds": first, "again": again, "records": len(found)}
+        return {"seconds": first, "again": again, "records": len(getattr(found, "paths", found))}
 
 
 def ask_pandas(folder: Path, target: str, job: str) -> dict[str, Any]:  # noqa: ARG001
@@ -180,16 +199,63 @@ def _load_sqlite(connection: Any) -> None:
     connection.execute(f"LOAD '{extension}'")
 
 
+_THE_JOB = "the job"
+_OF_JOB = {"job_id": _THE_JOB}
 _QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("durations", {}),
-    ("bottlenecks", {"by": "critical_path"}),
-    ("bottlenecks", {"by": "queue_wait"}),
-    ("critical_path", {}),
-    ("concurrency", {}),
-    ("queue_waits", {}),
-    ("failures", {}),
-    ("error_rates", {}),
+    ("durations", _OF_JOB),
+    ("bottlenecks", _OF_JOB | {"by": "critical_path"}),
+    ("bottlenecks", _OF_JOB | {"by": "queue_wait"}),
+    ("critical_path", _OF_JOB),
+    ("concurrency", _OF_JOB),
+    ("queue_waits", _OF_JOB),
+    ("failures", _OF_JOB),
+    ("error_rates", _OF_JOB),
+    ("why_slow", _OF_JOB),
+    ("why_slow", _OF_JOB | {"name": "read"}),
+    ("search_spans", _OF_JOB | {"attributes": {"tile": 77}}),
+    ("search_structure", _OF_JOB | {"pattern": "read ~ warp"}),
+    ("search_structure", _OF_JOB | {"pattern": "task/* !>> read"}),
+    ("compare", {"job_a": _THE_JOB, "job_b": _THE_JOB}),
 )
+_READING = "SELECT * FROM span_durations WHERE job_id = ?"
+
+
+def measure_commits(folder: Path, target: str, job: str, reader: str, seconds: float) -> dict[str, Any]:  # noqa: ARG001
+    """Percentiles in ms of commits while somebody ("nobody", "process" or "thread") reads."""
+    path = Path(target) / "store.db"
+    times = []
+    with Client(path) as client, ExitStack() as readers:
+
+        def update(connection: apsw.Connection) -> None:
+            connection.execute("UPDATE cluster_records SET description = ?", (time.time_ns(),)).fetchall()
+
+        stop = threading.Event()
+        if reader == "thread":
+            thread = threading.Thread(target=_read_until, args=(client, job, stop))
+            thread.start()
+            readers.callback(thread.join)
+            readers.callback(stop.set)
+        elif reader == "process":
+            command = [sys.executable, "-m", "benchmarks.bench_analysis", str(path), job]
+            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+            readers.callback(process.communicate)
+            readers.callback(process.terminate)
+            assert process.stdout is not None
+            process.stdout.readline()  # it has read once
+        for warm_up in (1.0, seconds):
+            times.clear()
+            until = time.perf_counter() + warm_up
+            while (began := time.perf_counter()) < until:
+                client._store.transact(update)
+                times.append((time.perf_counter() - began) * 1000)
+    shares = {"p50": 0.5, "p99": 0.99}
+    found: dict[str, Any] = {name: percentile(times, share) for name, share in shares.items()}
+    return found | {"max": max(times), "commits": len(times)}
+
+
+def _read_until(client: Client, job: str, stop: threading.Event) -> None:
+    while not stop.is_set():
+        client.sql(_READING, [job])
 
 
 def run(options: Options) -> Iterator[Result]:
@@ -200,11 +266,12 @@ def run(options: Options) -> Iterator[Result]:
             yield from _ranking(folder, job, count, limit, options)
             if limit < 1:
                 yield from _others(folder, job, count, options)
+                yield from _commits(folder, job, count, options)
 
 
 def _ranking(folder: str, job: str, count: int, limit: float, options: Options) -> Iterator[Result]:
     rounds = options.pick(3, 1)
-    arguments = {"target": folder, "job": job, "question": "bottlenecks", "arguments": {}}
+    arguments = {"target": folder, "job": job, "question": "bottlenecks", "arguments": _OF_JOB}
     peers = [("pandas", ask_pandas), ("DuckDB on a snapshot", ask_duckdb)]
     measures: list[Callable[[], Any]] = [partial(in_fresh_process, ask_ours, **arguments)]
     measures += [partial(in_fresh_process, ask, target=folder, job=job) for _, ask in peers]
@@ -236,11 +303,41 @@ def _others(folder: str, job: str, count: int, options: Options) -> Iterator[Res
     for question, arguments in _QUESTIONS:
         ask = partial(in_fresh_process, ask_ours, target=folder, job=job, question=question, arguments=arguments)
         (found,) = alternate(options.pick(3, 1), ask)
-        name = "/".join([question, *arguments.values()])
+        told = [value for value in arguments.values() if isinstance(value, str) and value != _THE_JOB]
         yield Result(
-            case=f"analysis/{name}/{count}",
+            case="/".join(["analysis", question, *told, str(count)]),
             unit="s",
             n=count,
             values=[one["seconds"] for one in found],
             target=Target("median", "<=", 1.0),
         )
+
+
+def _commits(folder: str, job: str, count: int, options: Options) -> Iterator[Result]:
+    seconds = options.pick(10, 1)
+    measure = partial(in_fresh_process, measure_commits, target=folder, job=job, seconds=seconds)
+    who = ("nobody", "process", "thread")
+    alone, *beside = alternate(options.pick(3, 1), *(partial(measure, reader=reader) for reader in who))
+    for reader, found in zip(who[1:], beside, strict=True):
+        yield Result(
+            case=f"analysis/commit_p99_beside_reading_{reader}",
+            unit="ms",
+            n=count,
+            values=[one["p99"] for one in found],
+            target=Target("ratio", "<=", 2.0),
+            peer="alone",
+            peer_values=[one["p99"] for one in alone],
+            durability=NORMAL,
+            notes={
+                f"{side}_{name}": [one[name] for one in values]
+                for side, values in (("alone", alone), ("beside", found))
+                for name in ("p50", "max", "commits")
+            },
+        )
+
+
+if __name__ == "__main__":
+    with Client(sys.argv[1], read_only=True) as _client:
+        while True:
+            _client.sql(_READING, [sys.argv[2]])
+            print("read", flush=True)

@@ -38,6 +38,22 @@ def test_quick_run_prints_one_json_line_per_case_with_everything_needed_to_read_
         assert set(line["versions"]) == {"python", "sqlite", "apsw", "opentelemetry-sdk", "pandas", "orjson"}
 
 
+def test_analyses_are_measured() -> None:
+    """The ranking has its peers, each analysis a case, and commits are measured beside readers."""
+    done = run("--quick", "analysis")
+    assert (done.returncode, done.stderr) == (0, "")
+    cases = [line["case"] for line in map(json.loads, done.stdout.splitlines())]
+    assert cases[:3] == [f"analysis/bottlenecks/1000{peer}" for peer in ("", "/duckdb", "/again")]
+    assert cases[-5:] == [
+        *(f"analysis/commit_p99_beside_reading_{who}" for who in ("process", "thread")),
+        *(f"analysis/bottlenecks/2000{peer}" for peer in ("", "/duckdb", "/again")),
+    ]
+    assert {case.split("/")[1] for case in cases[3:-5]} == {
+        "durations", "bottlenecks", "critical_path", "concurrency", "queue_waits", "failures", "error_rates", "why_slow",
+        "search_spans", "search_structure", "compare",
+    }  # fmt: skip
+
+
 def test_what_several_processes_do_to_each_other_is_measured() -> None:
     """The benchmarks of latency, of four processes and of large stores run, and none of them loses a span."""
     done = run("--quick", "latency", "contention", "growth")
