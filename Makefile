@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test soak soak-nightly lint bench clean
+.PHONY: install demo test soak soak-nightly lint bench docs clean
 
 install: $(VENV)/.installed
 
@@ -28,6 +28,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/python docs/make_pages.py
 
 bench: install
 	$(BIN)/python -m benchmarks.run

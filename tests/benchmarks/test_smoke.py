@@ -49,8 +49,8 @@ def test_analyses_are_measured() -> None:
         *(f"analysis/bottlenecks/2000{peer}" for peer in ("", "/duckdb", "/again")),
     ]
     assert {case.split("/")[1] for case in cases[3:-5]} == {
-        "durations", "bottlenecks", "critical_path", "concurrency", "queue_waits", "failures", "error_rates", "why_slow",
-        "search_spans", "search_structure", "compare",
+        "durations", "bottlenecks", "critical_path", "concurrency", "queue_waits", "failures", "error_rates",
+        "why_slow", "search_spans", "search_structure", "compare",
     }  # fmt: skip
 
 

@@ -79,11 +79,6 @@ def test_what_is_not_described(monkeypatch: pytest.MonkeyPatch, before: str, aft
         read_schema_docs.__wrapped__()
 
 
-def test_the_page_is_current() -> None:
-    """docs/schema.md is what `tilebox-local schema --format markdown` prints."""
-    assert (ROOT / "docs" / "schema.md").read_text() == schema_page()
-
-
 def test_the_page_has_everything() -> None:
     """The page has a heading for each table, view and question, and as many rows as there are columns."""
     docs = read_schema_docs()
