@@ -12,6 +12,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -282,11 +283,10 @@ def _columns_of_objects(kind: str, objects: list[dict[str, Any]]) -> Iterator[_C
     rows: dict[str, list[int]] = defaultdict(list)
     values: dict[str, list[Any]] = defaultdict(list)
     for shape, members in shapes.items():
-        if shape:
-            transposed = zip(*(objects[row].values() for row in members), strict=True)
-            for key, column in zip(shape, transposed, strict=True):
-                rows[key] += members
-                values[key] += column
+        chosen = [objects[row] for row in members]
+        for key in shape:
+            rows[key] += members
+            values[key] += map(itemgetter(key), chosen)
     for key, members in rows.items():
         if len(members) >= _LEAST_SUPPORT and len(key) <= _MAX_TEXT:
             yield _Column(kind, key, np.array(members, dtype=np.int64), values[key])
