@@ -197,7 +197,7 @@ def test_bottlenecks_of_the_path(client: Client, build: TraceBuilder) -> None:
     part = "of the time from submission to the end, in"
     assert [one.reason for one in found] == [
         f"60 % {part} 1 attempt; 0.9 of 2 runners idle meanwhile; would save 50.0ms if it took no time",
-        f"30 % {part} 1 attempt; 1.0 of 2 runners idle meanwhile; would save 30.0ms if it took no time",
+        f"30 % {part} 1 attempt; 1 of 2 runners idle meanwhile; would save 30.0ms if it took no time",
         f"10 % {part} which the next task could have been claimed and was not, once",
     ]
     assert [one.reason for one in client.jobs().bottlenecks(job.id, "queue_wait")] == [

@@ -118,7 +118,9 @@ def _by_critical_path(connection: apsw.Connection, job_no: int) -> Iterator[Bott
             count = len(by_name[name])
             reason += ", in 1 attempt" if count == 1 else f", in {count:,} attempts"
             if idle.runner_count > 1:
-                reason += f"; {idle.during(by_name[name]):.1f} of {idle.runner_count} runners idle meanwhile"
+                idle_count = f"{idle.during(by_name[name]):.1f}".removesuffix(".0")
+                runners = "no runner" if idle_count == "0" else f"{idle_count} of {idle.runner_count} runners"
+                reason += f"; {runners} idle meanwhile"
             if name in saved:
                 reason += f"; would save {format_duration(saved[name])} if it took no time"
         yield Bottleneck("critical_path", rank, name, count, length, share, reason)

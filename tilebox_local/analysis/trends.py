@@ -192,7 +192,7 @@ def _jobs(
     jobs = [_Job(*row) for row in run(connection, "jobs_of_name", interval)][::-1]
     if not jobs:
         if not value(connection, "has_job_of_name", (name,)):
-            hint = "Names are compared exactly; client.jobs().query(name=...) finds similar ones."
+            hint = "Names are compared exactly; `tilebox-local jobs`, or client.jobs().query(), lists them."
             raise NotFoundError("job of the name", name, hint=hint)
         return [], []
     oldest = {"name": name, "submitted_ns": jobs[0].submitted_ns, "job_no": jobs[0].number, "limit": _MAX_HISTORY}
