@@ -17,6 +17,7 @@ import apsw
 from tilebox_local import __version__, clock
 from tilebox_local.catalog import run, value
 from tilebox_local.engine.crashes import tidy_up
+from tilebox_local.formatting.text import visible
 from tilebox_local.storage.locks import find_lock_holders, process_name
 
 if TYPE_CHECKING:
@@ -74,15 +75,15 @@ class Incident:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        yield f"{self.time.isoformat(timespec='milliseconds')}  {self.kind}: {self.message}"
+        yield f"{self.time.isoformat(timespec='milliseconds')}  {visible(self.kind)}: {visible(self.message)}"
         if self.task_name is not None:
-            yield f"  task      {self.task_name}, attempt {self.attempt}, {self.task_id or 'pruned since'}"
+            yield f"  task      {visible(self.task_name)}, attempt {self.attempt}, {self.task_id or 'pruned since'}"
         if self.runner is not None:
-            yield f"  runner    {self.runner}, process {self.pid} on {self.host}"
+            yield f"  runner    {visible(self.runner)}, process {self.pid} on {visible(self.host or '')}"
         if self.span_path is not None:
-            yield f"  in span   {self.span_path}"
+            yield f"  in span   {visible(self.span_path)}"
         if self.last_log is not None and self.last_log_at is not None:
-            yield f"  last log  {self.last_log_at.isoformat(timespec='milliseconds')}  {self.last_log}"
+            yield f"  last log  {self.last_log_at.isoformat(timespec='milliseconds')}  {visible(self.last_log)}"
         if self.last_seen_at is not None and self.unseen is not None:
             seen = self.last_seen_at.isoformat(timespec="milliseconds")
             yield f"  last seen {seen}, {self.unseen.total_seconds():.1f} s before it was noticed"
@@ -108,8 +109,8 @@ class Diagnosis:
 
     def __str__(self) -> str:
         width = max((len(finding.subject) for finding in self.findings), default=0)
-        lines = [self.path]
-        lines += [f"{f.level:7}  {f.subject:{width}}  {f.message}" for f in self.findings]
+        lines = [visible(self.path)]
+        lines += [f"{f.level:7}  {f.subject:{width}}  {visible(f.message, keep_newlines=True)}" for f in self.findings]
         if self.incidents:
             lines += ["", "Newest incidents:", *map(str, self.incidents)]
         return "\n".join(lines)

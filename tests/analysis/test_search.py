@@ -220,7 +220,7 @@ def test_task_id_is_an_attribute(jobs: JobClient, build: TraceBuilder) -> None:
         ({"name": ""}, "'' is no name of 1 to 1000 characters."),
         ({"name": 5}, "5 is no name of 1 to 1000 characters."),
         ({"name": "*" * 1001}, f"{'*' * 1001!r:.100} is no name of 1 to 1000 characters."),
-        ({"attributes": ["a"]}, "attributes is a mapping from keys to values, not list."),
+        ({"attributes": ["a"]}, "attributes is a mapping from keys to values, or a list of such pairs, not list."),
         ({"attributes": {5: 5}}, "The key 5 of an attribute is no text."),
         ({"attributes": {"a": ("~", 5)}}, "('~', 5) for the attribute 'a' is no (operator, value)."),
         ({"attributes": {"a": ()}}, "() for the attribute 'a' is no (operator, value)."),

@@ -141,7 +141,7 @@ def test_examples_run(name: str, example: str, prepared: Path, tmp_path: Path, m
     if "until Ctrl-C" in comment:
         arguments = shlex.split(line)[1 + len(name.split()) :]
         ALL[name].make_context(name, arguments)
-    elif "|" in line or ">" in line:
+    elif re.search(r" [|>] ", line):
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(line, shell=True, env={**os.environ, "PATH": path}, capture_output=True, check=False)
         assert (done.returncode, done.stderr) == (0, b"")

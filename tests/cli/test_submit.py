@@ -39,6 +39,14 @@ class Many(Task):
     names: list[str] = field(default_factory=list)
 
 
+class Mixed(Task):
+    """Fields that take text, among others."""
+
+    year: str | None = None
+    either: int | str = 0
+    anything: list[str] | str = ""
+
+
 class Empty(Task):
     """No field."""
 
@@ -56,6 +64,9 @@ def test_inputs() -> None:
         "5", 5, Box(1), ["x"]
     )
     assert make_task(Many, '{"text": "a", "number": 2}', ("number=3",)) == Many("a", 3)
+    assert make_task(Mixed, None, ("year=2024", "either=5", 'anything=["x"]')) == Mixed("2024", 5, ["x"])
+    assert make_task(Mixed, None, ("year=true", "either=x", "anything=5")) == Mixed("true", "x", "5")
+    assert make_task(Mixed, None, ("year=null", "either=true")) == Mixed(None, "true")
     assert make_task(Empty, None, ()) == Empty()
     assert make_task(Scene, '"a"', ()) == make_task(Scene, '{"scene_id": "a"}', ()) == Scene("a")
     assert make_task(Nested, '{"left": 1}', ()) == make_task(Nested, '{"box": {"left": 1}}', ()) == Nested(Box(1))
@@ -142,8 +153,21 @@ def test_cancel_and_retry(db: str, ask: Callable[..., Any], capsys: pytest.Captu
     assert ask("cancel", "name:broken")["state"] == "CANCELED"
     assert main(["cancel", "--db", db]) == 2
     assert capsys.readouterr().err.endswith("Missing argument 'JOB'. Try `tilebox-local cancel --help`.\n")
-    assert main(["job", "retry", "name:scene", "--db", db]) == 0
-    assert "0 failed tasks of job " in capsys.readouterr().err
+    for job, message in [
+        ("broken", "1 failed task of job {} (broken) will run again."),
+        ("scene", "There is nothing to retry: job {} (scene) is COMPLETED."),
+        ("waiting", "Job {} (waiting) goes on; it is SUBMITTED."),
+    ]:
+        with Client(db) as client:
+            if job == "waiting":
+                client.jobs().cancel(client.jobs().submit("waiting", Scene("x")))
+            if job == "broken":
+                client.runner(tasks=[Scene, Mosaic]).run_all()
+                client.jobs().retry(client.jobs().query(name="broken")[0])
+                client.runner(tasks=[Scene, Mosaic]).run_all()
+            found = client.jobs().query(name=job)[0]
+        assert main(["job", "retry", f"name:{job}", "--db", db]) == 0
+        assert capsys.readouterr().err.splitlines()[-1] == message.format(found.id)
 
 
 def test_clusters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

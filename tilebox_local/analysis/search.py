@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
@@ -45,12 +45,12 @@ __all__ = [
 
 #: Of spans: "open" until they end.
 SpanStatus: TypeAlias = Literal["unset", "ok", "error", "open"]
-#: Key to value, or to (operator, value).
-AttributeConditions: TypeAlias = Mapping[str, Any]
+#: Key to value, or to (operator, value); or such pairs, so that a key may have several conditions.
+AttributeConditions: TypeAlias = Mapping[str, Any] | Sequence[tuple[str, Any]]
 
 _STATUS_NUMBERS = {"unset": 0, "ok": 1, "error": 2, "open": -1}
 _STATUSES = ("unset", "ok", "error")
-_OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "exists", "contains")
+_OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "exists", "contains", "in")
 _FIRST_NS, _LAST_NS = -(1 << 63), (1 << 63) - 1
 _MAX_GLOB_CHARS = 1000
 # Of log records that are indexed at a time: bounds memory, and what is indexed in vain if the limit comes first.
@@ -316,10 +316,13 @@ def _conditions(attributes: AttributeConditions | None) -> list[tuple[str, str, 
     """Conditions as the statement takes them: key, operator, kind of the value, value."""
     if attributes is None:
         return []
-    if not isinstance(attributes, Mapping):
-        raise ArgumentError(f"attributes is a mapping from keys to values, not {type(attributes).__name__}.")
+    pairs = list(attributes.items()) if isinstance(attributes, Mapping) else attributes
+    if not isinstance(pairs, list | tuple) or any(not isinstance(one, tuple) or len(one) != 2 for one in pairs):
+        raise ArgumentError(
+            f"attributes is a mapping from keys to values, or a list of such pairs, not {type(attributes).__name__}."
+        )
     found = []
-    for key, wanted in attributes.items():
+    for key, wanted in pairs:
         if not isinstance(key, str):
             raise ArgumentError(f"The key {key!r:.100} of an attribute is no text.")
         operator, value = _operator_and_value(key, wanted)
@@ -345,6 +348,8 @@ def _kind_and_value(key: str, operator: str, value: Any) -> tuple[str, Any]:
     """JSON's type of a value, all numbers as "number", and what the store has for it; see schema.sql for tags."""
     if operator == "exists":
         return "null", None
+    if operator == "in" and not isinstance(value, list):
+        raise ArgumentError(f"The attribute {key!r:.100} is compared with a list by in, not with {value!r:.100}.")
     is_order = operator in ("<", "<=", ">", ">=")
     stored = capture_value(value)
     if is_order and isinstance(value, int) and not isinstance(stored, int):

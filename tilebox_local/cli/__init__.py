@@ -47,8 +47,8 @@ A store is one SQLite file: --db, else $TILEBOX_LOCAL_DB, else tilebox.db in the
 Where a command takes JOB: its id, a unique beginning of it of at least 4 characters, `latest`, or `name:` and the name
 of the job, of which the newest one is meant.
 
-Exit codes: 0 done, 1 the job failed, 2 wrong usage, 3 the store cannot be used, 4 not found, 70 a bug, 124 --timeout,
-130 Ctrl-C.
+Exit codes: 0 done, 1 the job failed, 2 wrong usage, 3 the store cannot be used, 4 not found, 70 a bug, 74 no
+output, 124 --timeout, 130 Ctrl-C.
 """
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from tilebox_local.cli.session import Session, command, job_argument
-from tilebox_local.cli.types import DURATION
+from tilebox_local.cli.types import COUNT, DURATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -39,9 +39,7 @@ _F = TypeVar("_F", bound="Callable[..., Any]")
 
 def limit_option(default: int) -> Callable[[_F], _F]:
     """The option --limit."""
-    return click.option(
-        "--limit", type=click.IntRange(min=1), default=default, show_default=True, metavar="N", help="At most N rows."
-    )
+    return click.option("--limit", type=COUNT, default=default, show_default=True, metavar="N", help="At most N rows.")
 
 
 def show_records(session: Session, records: Iterable[Any], columns: list[Column], *, empty: str) -> None:

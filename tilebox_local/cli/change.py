@@ -39,9 +39,17 @@ def retry(session: Session, job: str) -> None:
 
     with session.change() as client:
         key = find_job_key(client._open_store(), job)
+        with client._open_store().snapshot() as connection:
+            before = view_job(connection, key.job_no)
         count = client.jobs().retry(client.jobs().find(key.job_id))
         with client._open_store().snapshot() as connection:
             row = view_job(connection, key.job_no)
     if session.as_json:
         write_json(row)
-    session.say(f"{count} failed tasks of job {key.job_id} ({key.name}) are queued again.")
+    job_text = f"job {key.job_id} ({key.name})"
+    if count:
+        session.say(f"{'1 failed task' if count == 1 else f'{count} failed tasks'} of {job_text} will run again.")
+    elif before["state"] == "CANCELED":
+        session.say(f"J{job_text[1:]} goes on; it is {row['state']}.")
+    else:
+        session.say(f"There is nothing to retry: {job_text} is {before['state']}.")

@@ -33,7 +33,9 @@ _EXTENSIONS = {".csv": "csv", ".json": "json", ".ndjson": "ndjson", ".jsonl": "n
 @click.argument("view")
 @click.option("--job", metavar="JOB", help="Only rows of this job: an id or its beginning, latest, name:NAME.")
 @click.option("--format", "kind", type=click.Choice(_FORMATS), help="Default: by the extension of --output, else csv.")
-@click.option("-o", "--output", metavar="FILE", help="Write to this file; it appears when it is complete.")
+@click.option(
+    "-o", "--output", type=click.Path(), metavar="FILE", help="File to write; it appears when it is complete."
+)
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 def export(session: Session, view: str, job: str | None, kind: str | None, output: str | None, overwrite: bool) -> None:
     """Write the rows of a view as CSV, JSON or NDJSON.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from tilebox_local.cli.session import Session, command
-from tilebox_local.cli.types import INSTANT
+from tilebox_local.cli.types import COUNT, INSTANT
 
 __all__ = ["jobs"]
 
@@ -26,7 +26,7 @@ _STATES = ["submitted", "running", "started", "completed", "failed", "canceled"]
 @click.option("--name", metavar="GLOB", help="Whose name matches, with * and ?.")
 @click.option("--since", type=INSTANT, metavar="TIME", help="Submitted then or later: 2026-05-01T12:00Z, or 10m (ago).")
 @click.option("--until", type=INSTANT, metavar="TIME", help="Submitted before.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="At most N jobs.")
+@click.option("--limit", type=COUNT, default=20, show_default=True, metavar="N", help="At most N jobs.")
 @click.option(
     "--sort",
     type=click.Choice(["submitted", "name", "elapsed", "compute", "tasks", "failed"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -34,6 +35,11 @@ __all__ = [
 
 _MIN_WIDTH = 16  # of a column that gives way
 _JSON_COLUMNS = ("attributes", "links")
+_NOT_ASCII = re.compile(r"[^\x00-\x7e]")
+# C1 controls, marks of direction, and what else `visible` shows; orjson escapes C0.
+_STEERING = re.compile(
+    "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
 STATE_COLORS = {
     "COMPLETED": "32", "COMPUTED": "32", "RUNNING": "36", "STARTED": "36", "FAILED": "31", "ERROR": "31",
     "FATAL": "31", "CANCELED": "33", "WARN": "33", "FAILED_OPTIONAL": "33", "SKIPPED": "2", "DEBUG": "2", "TRACE": "2",
@@ -53,8 +59,8 @@ class Column:
 
     @property
     def title(self) -> str:
-        """The heading."""
-        return self.key if self.heading is None else self.heading
+        """The heading. That of a query is the user's own."""
+        return visible(self.key if self.heading is None else self.heading)
 
     def text(self, row: Mapping[str, Any]) -> str:
         """The value of a row, as it is shown."""
@@ -158,7 +164,10 @@ def show_text(session: Session, text: str) -> None:
 
 def _page(text: str) -> bool:
     """Whether a pager has shown it."""
-    command = shlex.split(os.environ.get("PAGER") or "less")
+    try:
+        command = shlex.split(os.environ.get("PAGER") or "less")
+    except ValueError:  # a quote that is not closed
+        return False
     if not command or shutil.which(command[0]) is None:
         return False
     environment = {"LESS": "FRX", **os.environ}
@@ -188,15 +197,34 @@ def json_line(row: Mapping[str, Any]) -> None:
 
 
 def json_text(value: Any, *, indented: bool = False) -> str:
-    """JSON of plain values, dataclasses, datetimes; a timedelta is a number of seconds, bytes are tagged."""
+    """JSON of plain values, dataclasses, datetimes; a timedelta is a number of seconds, bytes are tagged.
+
+    What could steer the terminal, and what stdout cannot encode, is escaped.
+    """
     import orjson
 
-    return orjson.dumps(value, default=_other, option=orjson.OPT_INDENT_2 if indented else 0).decode()
+    try:
+        text = orjson.dumps(value, default=_other, option=orjson.OPT_INDENT_2 if indented else 0).decode()
+    except orjson.JSONEncodeError:  # a path that is no UTF-8
+        import json
+
+        text = json.dumps(value, default=_other, indent=2 if indented else None)
+    return (_NOT_ASCII if use_ascii() else _STEERING).sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    units = found[0].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
 def _other(value: Any) -> Any:
-    from datetime import timedelta
+    from dataclasses import asdict, is_dataclass
+    from datetime import datetime, timedelta
 
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, bytes):

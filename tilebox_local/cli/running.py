@@ -14,14 +14,26 @@ from tilebox_local.cli.session import Session
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["FAILED", "INTERRUPTED", "NOT_FOUND", "OK", "STORE", "TIMED_OUT", "UNEXPECTED", "USAGE", "run_group"]
+__all__ = [
+    "FAILED",
+    "INTERRUPTED",
+    "NOT_FOUND",
+    "NO_OUTPUT",
+    "OK",
+    "STORE",
+    "TIMED_OUT",
+    "UNEXPECTED",
+    "USAGE",
+    "run_group",
+]
 
-OK, FAILED, USAGE, STORE, NOT_FOUND, UNEXPECTED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 70, 124, 130
+OK, FAILED, USAGE, STORE, NOT_FOUND, UNEXPECTED, NO_OUTPUT, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 70, 74, 124, 130
 
 
 def run_group(group: click.Group, arguments: Sequence[str] | None) -> int:
     """Run a group with these arguments (None: those of the process); the exit code."""
     session = Session()
+    _open_closed_streams()
     try:
         code = group.main(args=arguments, prog_name="tilebox-local", standalone_mode=False, obj=session)
         sys.stdout.flush()
@@ -34,7 +46,7 @@ def run_group(group: click.Group, arguments: Sequence[str] | None) -> int:
     except SystemExit as error:  # of click's completion, and of tasks
         return error.code if isinstance(error.code, int) else OK if error.code is None else FAILED
     except (BrokenPipeError, OutputClosedError):  # `tilebox-local jobs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return OK
     except Exception as error:  # noqa: BLE001 -- whoever types a command gets a line, not a stack trace
         return _explain(error, is_verbose=session.is_verbose)
@@ -56,6 +68,9 @@ def _explain(error: Exception, *, is_verbose: bool) -> int:
         ((StoreError, FlushTimeoutError), STORE),
         (OSError, USAGE),
     ):
+        if isinstance(error, OSError) and error.filename is None and not isinstance(error, StoreError):
+            _forget_output()
+            return _complain(NO_OUTPUT, f"the output cannot be written: {error.strerror}.")
         if isinstance(error, kind):
             return _complain(code, str(error))
     if is_verbose:
@@ -64,6 +79,21 @@ def _explain(error: Exception, *, is_verbose: bool) -> int:
         traceback.print_exception(error)
         return UNEXPECTED
     return _complain(UNEXPECTED, f"unexpected {type(error).__name__}: {error}. Run it again with -v to see where.")
+
+
+def _open_closed_streams() -> None:
+    """Of `>&-`: Python has None then, and files that are opened get the numbers 0 to 2."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)  # as the standard streams are
+    os.close(descriptor)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 -- for the process
+
+
+def _forget_output() -> None:
+    """What is left in the buffer of stdout cannot be written; Python would say so as it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(code: int, message: str) -> int:

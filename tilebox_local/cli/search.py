@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tilebox_local.cli.analysis import length, limit_option, show_records
+from tilebox_local.cli.records import LEVELS
 from tilebox_local.cli.session import Session, command, common_options
 from tilebox_local.cli.types import DURATION
 
@@ -37,16 +39,22 @@ def _asked(session: Session, job: str | None) -> Iterator[tuple[JobClient, UUID 
 
 
 def _condition(text: str) -> tuple[str, Any]:
-    """`key=value`; the value as JSON if it is some, else as text."""
+    """`key`, `key=value`, `key>5` and so on, `key~text`; the value as JSON if it is some, else as text."""
     import orjson
 
-    key, equals, value = text.partition("=")
-    if not equals:
-        return key, ("exists", None)
+    found = re.fullmatch(r"(.+?)(!=|>=|<=|=|>|<|~)(.*)", text, re.DOTALL)
+    if found is None:
+        return text, ("exists", None)
+    key, operator, value = found.groups()
     try:
-        return key, orjson.loads(value)
+        parsed = orjson.loads(value)
     except orjson.JSONDecodeError:
-        return key, value
+        parsed = value
+    if operator == "~":
+        return key, ("contains", parsed if value.startswith('"') else value)
+    if operator == "=" and not isinstance(parsed, str | list | dict):
+        return key, ("in", [parsed, value])  # people see no quotes where they look
+    return key, (operator, parsed)
 
 
 @command(
@@ -54,14 +62,19 @@ def _condition(text: str) -> tuple[str, Any]:
     examples=[
         "tilebox-local search spans --name 'task/*' --min-duration 10ms",
         "tilebox-local search spans --attribute scene_id=S2A_001 --status error --json",
+        "tilebox-local search spans --attribute 'cloud_cover>20' --attribute 'cloud_cover<=80' --json",
     ],
 )
 @_JOB
 @click.option("--name", metavar="GLOB", help="Whose name matches, with * and ?.")
 @click.option(
-    "--attribute", "attributes", multiple=True, metavar="KEY[=VALUE]", help="With this attribute; repeatable."
+    "--attribute",
+    "attributes",
+    multiple=True,
+    metavar="CONDITION",
+    help="KEY, KEY=VALUE, KEY!=VALUE, KEY>=5 (>, <, <=), KEY~PART; repeatable.",
 )
-@click.option("--status", type=click.Choice(["ok", "error", "unset", "open"]))
+@click.option("--status", type=click.Choice(["unset", "ok", "error", "open"], case_sensitive=False))
 @click.option("--min-duration", type=DURATION, metavar="TIME", help="At least this long: 250ms, 10s, 2m.")
 @click.option("--task", metavar="NAME", help="Of tasks of this name.")
 @limit_option(100)
@@ -82,7 +95,7 @@ def search_spans(
         found = jobs.search_spans(
             job_id,
             name=name,
-            attributes=dict(map(_condition, attributes)) or None,
+            attributes=list(map(_condition, attributes)) or None,
             status=status,
             min_duration=min_duration,
             task=task,
@@ -109,7 +122,7 @@ def search_spans(
 )
 @click.argument("text")
 @_JOB
-@click.option("--level", type=click.Choice(["trace", "debug", "info", "warning", "error"]), help="At least.")
+@click.option("--level", type=click.Choice(list(LEVELS), case_sensitive=False), help="At least.")
 @limit_option(100)
 def search_logs(session: Session, text: str, job: str | None, level: Any, limit: int) -> None:
     """Search log records by their words.

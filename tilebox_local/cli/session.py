@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +13,8 @@ import click
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from click.shell_completion import CompletionItem
 
     from tilebox_local.client import Client
 
@@ -34,10 +36,12 @@ class Session:
 
     @property
     def path(self) -> str:
-        """Where the store is."""
+        """Where the store is. Raises UsageError."""
+        if self.db in ("", ":memory:"):  # an unset variable; a store that nobody would ever see
+            raise click.UsageError(f"--db is the path of a file, not {self.db!r}.")
         return self.db or os.environ.get("TILEBOX_LOCAL_DB") or "tilebox.db"
 
-    @contextmanager
+    @contextlib.contextmanager
     def look(self) -> Iterator[Client]:
         """A client that only reads; looking never creates a store."""
         self._check_exists()
@@ -46,21 +50,29 @@ class Session:
         with Client(self.path, read_only=True) as client:
             yield client
 
-    @contextmanager
+    @contextlib.contextmanager
     def change(self, *, creates: bool = False) -> Iterator[Client]:
         """A client that may write; `creates`: also if there is no store yet."""
         if not creates:
-            self._check_exists()
+            self._check_exists(not_empty=True)
         from tilebox_local.client import Client
 
         with Client(self.path) as client:
             yield client
 
-    def _check_exists(self) -> None:
-        if not Path(self.path).expanduser().is_file():
+    def _check_exists(self, *, not_empty: bool = False) -> None:
+        file = Path(self.path).expanduser()
+        problem = None
+        if file.is_dir():
+            problem = f"{self.path} is a folder; name the file of a store with --db."
+        elif not file.is_file():
+            problem = f"there is no store at {self.path}; name one with --db."
+        elif not_empty and file.stat().st_size == 0:  # opening it would make a store of it
+            problem = f"{self.path} is empty, and no store."
+        if problem is not None:
             from tilebox_local.errors import StoreOpenError
 
-            raise StoreOpenError(f"there is no store at {self.path}; name one with --db.")
+            raise StoreOpenError(problem)
 
     def say(self, message: str) -> None:
         """A message on stderr, unless --quiet."""
@@ -103,7 +115,11 @@ def common_options(*, with_json: bool) -> list[click.Parameter]:
     colors = click.Choice(["auto", "always", "never"])
     options = [
         click.Option(
-            ["--db", "db"], metavar="FILE", help="The store; default $TILEBOX_LOCAL_DB, else tilebox.db here.", **shared
+            ["--db", "db"],
+            type=click.Path(),
+            metavar="FILE",
+            help="The store; default $TILEBOX_LOCAL_DB, else tilebox.db here.",
+            **shared,
         ),
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON, with the columns of the views.", **shared),
         click.Option(["--color"], type=colors, help="Colours; auto: on a terminal, unless NO_COLOR is set.", **shared),
@@ -132,5 +148,21 @@ def command(
 def job_argument(default: str | None = "latest") -> Callable[[_F], _F]:
     """The argument JOB; None: it must be given."""
     if default is None:
-        return click.argument("job", metavar="JOB")
-    return click.argument("job", metavar="[JOB]", default=default)
+        return click.argument("job", metavar="JOB", shell_complete=complete_job)
+    return click.argument("job", metavar="[JOB]", default=default, shell_complete=complete_job)
+
+
+def complete_job(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001
+    """What may stand for JOB when Tab is pressed: `latest`, and ids of the newest jobs with their names as help."""
+    from click.shell_completion import CompletionItem
+
+    from tilebox_local.formatting.text import visible
+    from tilebox_local.query.listing import list_jobs
+
+    found = [CompletionItem("latest", help="the newest job")]
+    with contextlib.suppress(Exception):  # no store: there is nothing to offer, and nobody to tell
+        session = ctx.find_object(Session) or Session()
+        with session.look() as client:
+            rows = list_jobs(client._open_store(), limit=50)
+        found += [CompletionItem(row["job_id"], help=f"{row['state']} {visible(row['name'])}") for row in rows]
+    return [one for one in found if one.value.startswith(incomplete)]

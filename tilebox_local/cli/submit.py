@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import types
 import typing
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -24,10 +25,12 @@ __all__ = ["submit"]
         "echo '\"S2A_003\"' | tilebox-local submit tasks.py:Scene --input-file - --quiet",
     ],
 )
-@click.argument("target", metavar="TARGET")
+@click.argument("target", type=click.Path(), metavar="TARGET")
 @click.argument("name", metavar="[NAME]", required=False)
 @click.option("--input", "text", metavar="JSON", help="The fields as an object; of a single field its bare value, too.")
-@click.option("--input-file", "file", metavar="FILE", help="The same from a file; `-` is stdin.")
+@click.option(
+    "--input-file", "file", type=click.Path(allow_dash=True), metavar="FILE", help="The same from a file, or stdin (-)."
+)
 @click.option("--arg", "arguments", multiple=True, metavar="KEY=VALUE", help="One field; its value is text, or JSON.")
 @click.option("--cluster", metavar="SLUG", help="Where it runs; default: the default cluster.")
 @click.option("--max-retries", type=click.IntRange(min=0), default=0, metavar="N", help="After failures.")
@@ -60,8 +63,8 @@ def submit(
         job = client.jobs().submit(name or task_class.__name__, task, cluster=cluster, max_retries=max_retries)
         store = client._open_store()
         if not session.as_json:
+            session.say(f"Job {name or task_class.__name__} is submitted.")  # first: stdout may be full
             write_line(str(job.id))
-            session.say(f"Job {name or task_class.__name__} is submitted.")
         code = None
         if waits:
             from tilebox_local.cli.wait import wait_for
@@ -74,7 +77,12 @@ def submit(
 
 
 def _read(file: str) -> str:
-    return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    from tilebox_local.errors import ArgumentError
+
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ArgumentError(f"{file} is no text in UTF-8.") from None
 
 
 def make_task(task_class: type[Any], text: str | None, arguments: tuple[str, ...]) -> Any:
@@ -120,16 +128,32 @@ def _from_arguments(task_class: type[Any], arguments: tuple[str, ...]) -> dict[s
     """Fields of KEY=VALUE: as it stands where a text is expected, else as JSON if it is some."""
     import orjson
 
-    hints = typing.get_type_hints(task_class)
+    try:
+        hints = typing.get_type_hints(task_class)
+    except NameError:  # a type that is imported for type checkers only
+        hints = {}
     values: dict[str, Any] = {}
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if not equals:
             raise click.UsageError(f"--arg {argument!r} is not KEY=VALUE.")
         values[name] = value
-        if hints.get(name) is not str:
-            try:
-                values[name] = orjson.loads(value)
-            except orjson.JSONDecodeError:
-                continue
+        try:
+            parsed = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            continue
+        if not _expects_text(hints.get(name), parsed):
+            values[name] = parsed
     return values
+
+
+def _expects_text(hint: Any, parsed: Any) -> bool:
+    """Whether a field takes text, and not what this text is as JSON: `str`, and `str | None` unless it is null."""
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if str not in kinds:
+        return False
+    if isinstance(parsed, bool) or parsed is None:
+        return type(parsed) not in kinds
+    if isinstance(parsed, int | float):
+        return not {int, float} & set(kinds)
+    return set(kinds) <= {str, type(None)}

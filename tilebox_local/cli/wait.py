@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -9,7 +11,7 @@ import click
 
 from tilebox_local.cli.running import FAILED, OK, TIMED_OUT
 from tilebox_local.cli.session import Session, command, job_argument
-from tilebox_local.cli.types import DURATION
+from tilebox_local.cli.types import TIMEOUT
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -28,7 +30,7 @@ _BAR = 30
     examples=["tilebox-local wait latest", "tilebox-local wait name:process-scenes --timeout 10m --json"],
 )
 @job_argument()
-@click.option("--timeout", type=DURATION, metavar="TIME", help="Give up after 90s, 10m, 2h with exit code 124.")
+@click.option("--timeout", type=TIMEOUT, metavar="TIME", help="Give up after 90s, 10m, 2h with exit code 124.")
 def wait(session: Session, job: str, timeout: timedelta | None) -> int:
     """Wait until a job ends.
 
@@ -59,32 +61,40 @@ def wait_for(session: Session, store: Store, key: JobKey, *, timeout_s: float | 
     from tilebox_local.storage.watch import ChangeWatch
 
     deadline = None if timeout_s is None else clock.monotonic_ns() + round(timeout_s * 1e9)
-    shows = sys.stderr.isatty() and not session.is_quiet
+    shows = sys.stderr.isatty() and not session.is_quiet and os.environ.get("TERM") != "dumb"
+    shown = ""
     watch = ChangeWatch(store)  # before the first look, so that no change is missed
     try:
         while True:
             with store.snapshot() as connection:
                 row = view_job(connection, key.job_no)
-            if shows:
-                sys.stderr.write(f"\r{_bar(row)}\x1b[K")
+            if shows and (bar := _bar(row)) != shown:
+                shown = bar
+                sys.stderr.write(f"\r{bar}\x1b[K")
                 sys.stderr.flush()
             if has_ended(row):
                 break
             left = None if deadline is None else (deadline - clock.monotonic_ns()) / 1e9
             if left is not None and left <= 0:
-                session.say(f"Job {key.job_id} is still {row['state']}.")
-                return TIMED_OUT
+                break
             watch.wait(left)
     finally:
         watch.close()
         if shows:
             sys.stderr.write("\r\x1b[K")
-    failed = f", {row['failed']} tasks failed" if row["failed"] else ""
-    session.say(f"Job {key.job_id} ({key.name}) is {row['state']}: {row['tasks']} tasks{failed}.")
+    if not has_ended(row):
+        session.say(f"Job {key.job_id} is still {row['state']}.")
+        return TIMED_OUT
+    failed = f", {row['failed']} failed" if row["failed"] else ""
+    tasks = "1 task" if row["tasks"] == 1 else f"{row['tasks']} tasks"
+    session.say(f"Job {key.job_id} ({key.name}) is {row['state']}: {tasks}{failed}.")
     return OK if row["state"] == "COMPLETED" else FAILED
 
 
 def _bar(row: dict[str, Any]) -> str:
     done = row["tasks"] - row["queued"] - row["running"]
     filled = _BAR * done // max(1, row["tasks"])
-    return f"[{'#' * filled}{'.' * (_BAR - filled)}] {done}/{row['tasks']} tasks, {row['running']} running"
+    counts = f"{done}/{row['tasks']} tasks, {row['running']} running"
+    whole = f"[{'#' * filled}{'.' * (_BAR - filled)}] {counts}"
+    room = shutil.get_terminal_size().columns - 1  # in the last column the line would wrap
+    return whole if len(whole) <= room else counts[: max(0, room)]

@@ -25,7 +25,7 @@ def cluster_no(connection: apsw.Connection, slug: str) -> int:
     """Row of a cluster; "" is the default cluster. Raises NotFoundError."""
     number: int | None = value(connection, "find_cluster_no", (slug or DEFAULT_CLUSTER_SLUG,))
     if number is None:
-        hint = "Create it with client.clusters().create(name, slug=...), or list those that exist with .all()."
+        hint = "`tilebox-local clusters`, or client.clusters(), lists those that exist, and creates new ones."
         raise NotFoundError("cluster", slug, hint=hint)
     return number
 

@@ -216,9 +216,10 @@ class JobAnalysis:
         Args:
             job_id: The job; None: the whole store, newest span first, also spans that belong to no job.
             name: A pattern, case-sensitive: `*` is any characters, `?` one, `[abc]` one of these.
-            attributes: Key to value, or to (operator, value) with =, !=, <, <=, >, >=, "exists" (the value is ignored)
-                or "contains" (text in a text, an item in a list). Types count: 5 is 5.0, but not "5". A span without
-                the attribute matches no condition on it. Keys are whole keys, dots included.
+            attributes: Key to value, or to (operator, value) with =, !=, <, <=, >, >=, "exists" (the value is
+                ignored), "contains" (text in a text, an item in a list) or "in" (one of a list); or a list of such
+                pairs. Types count: 5 is 5.0, but not "5". A span without the attribute matches no condition on it.
+                Keys are whole keys, dots included.
             min_duration: Spans that took at least so long; leaves out open ones, as does `max_duration`.
             max_duration: Spans that took at most so long.
             since: Spans that started then or later.

@@ -138,7 +138,7 @@ def find_cluster(store: Store, slug: str) -> Cluster:
     with store.read() as connection:
         rows = run(connection, "cluster", (slug or DEFAULT_CLUSTER_SLUG,))
     if not rows:
-        hint = "Create it with client.clusters().create(name, slug=...), or list those that exist with .all()."
+        hint = "`tilebox-local clusters`, or client.clusters(), lists those that exist, and creates new ones."
         raise NotFoundError("cluster", slug, hint=hint)
     return _cluster(rows[0])
 

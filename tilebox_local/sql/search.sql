@@ -53,6 +53,11 @@ WHERE t.trace_no BETWEEN :first_trace_no AND :last_trace_no AND (t.job_no IS NUL
           ELSE 0 END
         WHEN '=' THEN w.kind = CASE WHEN a.type IN ('integer', 'real') THEN 'number' ELSE a.type END
           AND (w.kind IN ('null', 'true', 'false') OR a.value = w.value)
+        WHEN 'in' THEN EXISTS (
+          SELECT 1 FROM json_each(w.value) i
+          WHERE CASE WHEN i.type IN ('integer', 'real') THEN 'number' ELSE i.type END
+              = CASE WHEN a.type IN ('integer', 'real') THEN 'number' ELSE a.type END
+            AND (i.type IN ('null', 'true', 'false') OR i.value = a.value))
         WHEN '!=' THEN w.kind <> CASE WHEN a.type IN ('integer', 'real') THEN 'number' ELSE a.type END
           OR (w.kind NOT IN ('null', 'true', 'false') AND a.value <> w.value)
         ELSE CASE w.kind

@@ -91,7 +91,10 @@ def prune_store(
     _check_count("keep_last", keep_last)
     _check_count("max_bytes", max_bytes)
     if older_than is None and keep_last is None and max_bytes is None:
-        raise ArgumentError("Say what may go: pass older_than, keep_last or max_bytes.")
+        raise ArgumentError(
+            "Say what may go by age, number or size: older_than, keep_last, max_bytes "
+            "(--older-than, --keep-last, --max-size)."
+        )
     must_go, may_go = _plan(store, before_ns, keep_last, is_limited=max_bytes is not None)
     if dry_run:
         return _estimate(store, must_go, may_go, max_bytes)
