@@ -60,7 +60,9 @@ def test_help_prints_examples(capsys: pytest.CaptureFixture[str]) -> None:
     """Examples stand in the help as they are typed."""
     for name, example in EXAMPLES:
         assert main([*name.split(), "--help"]) == 0
-        assert f"\n  {example}\n" in capsys.readouterr().out
+        assert f"\n  {example}\n" in (long := capsys.readouterr().out)
+        assert main([*name.split(), "-h"]) == 0
+        assert capsys.readouterr().out == long
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -50,6 +50,8 @@ def test_exit_codes(db: str, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     foreign.write_text("not a database, but long enough to be taken for one")
     for arguments, code, message in [
         (["nonsense"], 2, "No such command 'nonsense'. Try `tilebox-local --help`."),
+        (["jbos"], 2, "No such command 'jbos'. Did you mean jobs? Try `tilebox-local --help`."),
+        (["job", "spns"], 2, "No such command 'spns'. Did you mean spans? Try `tilebox-local job --help`."),
         (["jobs", "--limit", "0"], 2, "Invalid value for '--limit': 0 is not in the range x>=1. Try"),
         (["jobs", "--db", no_store], 3, f"there is no store at {no_store}; name one with --db."),
         (["jobs", "--db", str(foreign)], 3, str(foreign)),
@@ -66,6 +68,9 @@ def test_exit_codes(db: str, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("Usage: tilebox-local ")
+    for group in ("job", "search", "clusters"):
+        assert main([group]) == 2
+        assert capsys.readouterr().err.startswith(f"Usage: tilebox-local {group} ")
 
 
 def test_unexpected_errors(db: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

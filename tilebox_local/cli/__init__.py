@@ -63,6 +63,7 @@ program = LazyGroup(
     "tilebox-local",
     COMMANDS,
     help=_HELP,
+    context_settings={"help_option_names": ["-h", "--help"]},
     callback=_without_command,
     invoke_without_command=True,
     params=common_options(with_json=True),

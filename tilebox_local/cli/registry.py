@@ -78,6 +78,20 @@ class LazyGroup(click.Group):
         found = getattr(importlib.import_module(f"tilebox_local.cli.{module}"), function)
         return found if isinstance(found, click.Command) else None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that was typed; of one that is not there, the error names those that look like it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            similar = get_close_matches(args[0], self._table, n=3)
+            if similar:
+                error.message = f"{error.message.rstrip('.')}. Did you mean {' or '.join(similar)}?"
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. click would make exit code 1 of a closed pipe, and keep a wrapper around stdout."""
         try:

@@ -38,6 +38,9 @@ def run_group(group: click.Group, arguments: Sequence[str] | None) -> int:
         code = group.main(args=arguments, prog_name="tilebox-local", standalone_mode=False, obj=session)
         sys.stdout.flush()
     except click.UsageError as error:
+        if error.ctx is not None and error.message == error.ctx.get_help():  # of `tilebox-local job`
+            sys.stderr.write(f"{error.message}\n")
+            return USAGE
         return _complain(USAGE, f"{error.format_message()}{_where_to_look(error)}")
     except click.ClickException as error:
         return _complain(USAGE, error.format_message())

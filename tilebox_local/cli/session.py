@@ -138,7 +138,10 @@ def command(
     """Make a command of a function, which gets the Session and its own options; see the package's docstring."""
 
     def make(function: Callable[..., int | None]) -> Command:
-        made = click.command(name, cls=Command, examples=examples, **options)(click.pass_obj(function))
+        settings = {"help_option_names": ["-h", "--help"]}
+        made = click.command(name, cls=Command, examples=examples, context_settings=settings, **options)(
+            click.pass_obj(function)
+        )
         made.params += common_options(with_json=prints_data)
         return made
 
