@@ -88,9 +88,10 @@ class LazyGroup(click.Group):
             from difflib import get_close_matches
 
             similar = get_close_matches(args[0], self._table, n=3)
-            if similar:
-                error.message = f"{error.message.rstrip('.')}. Did you mean {' or '.join(similar)}?"
-            raise
+            if not similar:
+                raise
+            message = f"{error.message.rstrip('.')}. Did you mean {' or '.join(similar)}?"
+            raise click.UsageError(message, ctx) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. click would make exit code 1 of a closed pipe, and keep a wrapper around stdout."""
