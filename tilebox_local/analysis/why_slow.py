@@ -45,6 +45,7 @@ _LEAST_SUPPORT = 5
 _LEAST_OUTLIERS = 5
 _MAX_TEXT = 200  # characters of a value that is a candidate
 _MAX_EXPLANATIONS = 100
+_CHUNK = 2000  # objects that are there at a time
 _KINDS = ("attribute", "input", "runner", "parent", "attempt", "concurrency", "start")
 _OPPOSITES = {"=": "!=", ">=": "<"}
 # Text that is shown without quotes: what could not be taken for a number, or for another value.
@@ -242,8 +243,9 @@ def _columns(connection: apsw.Connection, subject: Subject, name: str, rows: lis
 
     instants = np.array(starts, dtype=np.int64)
     everywhere = np.arange(len(rows), dtype=np.int64)
-    columns = list(_columns_of_objects("attribute", [_object(text) for text in attributes]))
-    columns += _columns_of_objects("input", [inputs.get(number, {}) for number in task_nos])
+    chunks = range(0, len(rows), _CHUNK)
+    columns = list(_columns_of_objects("attribute", (_objects(attributes[at : at + _CHUNK]) for at in chunks)))
+    columns += _columns_of_objects("input", [[inputs.get(number, {}) for number in task_nos]])
     columns.append(_column_of_names("runner", [runners.get(number) for number in resource_nos]))
     columns.append(_column_of_names("parent", [parent_names.get(number) for number in parents]))
     columns.append(_column_of_names("attempt", _retries(starts, task_nos, runs)))
@@ -252,6 +254,15 @@ def _columns(connection: apsw.Connection, subject: Subject, name: str, rows: lis
     since = [start - subject.submitted_ns for start in starts]  # exact, which a float of an instant is not
     columns.append(_Column("start", "start", everywhere, since, is_cut_only=True))
     return columns
+
+
+def _objects(texts: Sequence[Any]) -> list[dict[str, Any]]:
+    """JSON objects; empty ones for what is none."""
+    try:
+        loaded = list(map(orjson.loads, texts))
+    except orjson.JSONDecodeError:  # of NULL, too
+        return list(map(_object, texts))
+    return loaded if set(map(type, loaded)) <= {dict} else list(map(_object, texts))
 
 
 def _object(text: str | bytes | None) -> dict[str, Any]:
@@ -273,23 +284,30 @@ def _column_of_names(kind: str, names: list[Any]) -> _Column:
     return _Column(kind, kind, np.array(rows, dtype=np.int64), [name for name in names if name is not None])
 
 
-def _columns_of_objects(kind: str, objects: list[dict[str, Any]]) -> Iterator[_Column]:
-    """A column for each key. Objects with the same keys in the same order become columns together, which is fast."""
+def _columns_of_objects(kind: str, chunks: Iterable[list[dict[str, Any]]]) -> Iterator[_Column]:
+    """A column for each key. Objects with the same keys in the same order become columns together, which is fast.
+
+    They come in chunks: Python's garbage collector looks at all objects that are there, again and again.
+    """
     import numpy as np
 
-    shapes: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for row, one in enumerate(objects):
-        shapes[tuple(one)].append(row)
-    rows: dict[str, list[int]] = defaultdict(list)
+    rows: dict[str, list[NDArray[np.int64]]] = defaultdict(list)
     values: dict[str, list[Any]] = defaultdict(list)
-    for shape, members in shapes.items():
-        chosen = [objects[row] for row in members]
-        for key in shape:
-            rows[key] += members
-            values[key] += map(itemgetter(key), chosen)
-    for key, members in rows.items():
-        if len(members) >= _LEAST_SUPPORT and len(key) <= _MAX_TEXT:
-            yield _Column(kind, key, np.array(members, dtype=np.int64), values[key])
+    first = 0
+    for objects in chunks:
+        shapes: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        for row, shape in enumerate(map(tuple, objects)):
+            shapes[shape].append(row)
+        for shape, members in shapes.items():
+            chosen = [objects[row] for row in members]
+            numbers = np.array(members, dtype=np.int64) + first
+            for key in shape:
+                rows[key].append(numbers)
+                values[key] += map(itemgetter(key), chosen)
+        first += len(objects)
+    for key, found in values.items():
+        if len(found) >= _LEAST_SUPPORT and len(key) <= _MAX_TEXT:
+            yield _Column(kind, key, np.concatenate(rows[key]), found)
 
 
 def _retries(starts: Sequence[int], task_nos: Sequence[int | None], runs: list[tuple[Any, ...]]) -> list[str | None]:
