@@ -8,22 +8,36 @@ from uuid import UUID
 
 import orjson
 
-from tilebox_local.catalog import run, sql
+from tilebox_local.catalog import run, sql, value
 from tilebox_local.errors import ArgumentError, NotFoundError
 from tilebox_local.formatting.text import visible
+from tilebox_local.formatting.trace_tree import Marks, arrange
+from tilebox_local.ids import unsigned64
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import apsw
 
     from tilebox_local.storage.store import Store
 
-__all__ = ["JobKey", "find_job_key", "list_jobs", "list_logs", "list_spans", "read_rows", "task_ids", "view_job"]
+__all__ = [
+    "JobKey",
+    "find_job_key",
+    "list_jobs",
+    "list_logs",
+    "list_spans",
+    "list_tree",
+    "read_rows",
+    "read_spans",
+    "task_ids",
+    "view_job",
+]
 
 FIRST_NS, LAST_NS = -(1 << 63), (1 << 63) - 1
 _CANDIDATES = 10
 _MIN_BEGINNING = 4
+_PART = 1000  # rows that are read together
 
 
 class JobKey(NamedTuple):
@@ -142,6 +156,33 @@ def list_spans(
             "limit": -1 if limit is None else limit,
         }
         return read_rows(connection, sql["list_spans"], parameters)[::-1]
+
+
+def list_tree(
+    connection: apsw.Connection, job_no: int, *, limit: int | None, depth: int | None, errors_only: bool
+) -> list[tuple[int, int]]:
+    """Start and id of the spans of a job that its tree shows, in the order of the tree. See `arrange`."""
+    shape = run(connection, "waterfall_spans", (value(connection, "trace_of_job_no", (job_no,)),))
+    if not shape:
+        return []
+    _, ids, parents, _, errors = zip(*shape, strict=True)
+    nothing = Marks("", "", "")  # nothing is drawn
+    tree = arrange(ids, parents, errors, limit=limit, max_levels=1, marks=nothing, depth=depth, errors_only=errors_only)
+    return [shape[line.span][:2] for line in tree.lines]
+
+
+def read_spans(store: Store, job_no: int, keys: Sequence[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+    """Rows of the view `spans` by start and id, in this order; those that were deleted meanwhile are left out.
+
+    Each part is read as it is then, so that no transaction is open while the caller uses the rows.
+    """
+    for first in range(0, len(keys), _PART):
+        rows = []
+        with store.snapshot() as connection:
+            for start_ns, span_id in keys[first : first + _PART]:
+                parameters = {"job_no": job_no, "start_ns": start_ns, "span_id": f"{unsigned64(span_id):016x}"}
+                rows += read_rows(connection, sql["view_span"], parameters)
+        yield from rows
 
 
 def list_logs(
