@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,12 +15,14 @@ from tilebox_local.cli.session import Session, command
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from tilebox_local.cli.output import Column
     from tilebox_local.cli.stream import Stream
     from tilebox_local.client import Client
 
 __all__ = ["sql"]
 
 _JOBS = ("job_id", "job_a", "job_b")  # parameters that name a job
+_ON_TERMINAL = (100_000, 100_000_000)  # rows and bytes of a table that has to be complete before it is shown
 
 
 @command(
@@ -65,6 +67,7 @@ def sql(session: Session, query: str, timeout: float, limit: int | None, params:
 def _ask(
     session: Session, query: str, timeout: float, limit: int | None, params: tuple[str, ...], *, as_csv: bool
 ) -> None:
+    from tilebox_local.cli.output import MEASURED, show_rows, take
     from tilebox_local.cli.stream import Stream
     from tilebox_local.query.sql import query_rows
 
@@ -73,13 +76,24 @@ def _ask(
         parameters = _parameters(client, given) or None
         with query_rows(client._open_store(), text, parameters, timeout) as found:
             stream.deadline = found.deadline
+            keys = _distinct(found.columns)
             rows = islice(found, limit)
             if as_csv:
                 _write_csv(stream, found.columns, rows)
-            elif session.as_json:
-                _write_json(stream, _distinct(found.columns), rows)
-            else:
-                _show_table(session, _distinct(found.columns), rows)
+                return
+            if session.as_json or not sys.stdout.isatty():
+                first = [] if session.as_json else take(rows, MEASURED)
+                named = (dict(zip(keys, row, strict=True)) for row in chain(first, rows))
+                show_rows(session, named, _columns(keys, first), stream=stream)
+                return
+            kept = take(rows, _ON_TERMINAL)
+            is_all = next(rows, None) is None
+    # The query has ended, however long somebody looks at its rows.
+    show_rows(session, [dict(zip(keys, row, strict=True)) for row in kept], _columns(keys, kept))
+    if not is_all:
+        session.say(
+            f"Rows are missing: these are the first {len(kept):,}. --limit chooses fewer; --csv and --json write all."
+        )
 
 
 def _statement(query: str, given: dict[str, str]) -> tuple[str, dict[str, str]]:
@@ -155,25 +169,11 @@ def _write_csv(stream: Stream, columns: list[str], rows: Iterable[tuple[Any, ...
     writer.writerows([_shown(value) if isinstance(value, bytes) else value for value in row] for row in rows)
 
 
-def _write_json(stream: Stream, keys: list[str], rows: Iterable[tuple[Any, ...]]) -> None:
-    from tilebox_local.cli.output import json_text, plain_row
+def _columns(keys: list[str], rows: list[tuple[Any, ...]]) -> list[Column]:
+    """Columns of a table; numbers are at the right."""
+    from tilebox_local.cli.output import Column
 
-    before = "["
-    for row in rows:
-        stream.write(f"{before}\n{json_text(plain_row(dict(zip(keys, row, strict=True))))}")
-        before = ","
-    stream.write("[]\n" if before == "[" else "\n]\n")
-
-
-def _show_table(session: Session, keys: list[str], rows: Iterable[tuple[Any, ...]]) -> None:
-    from tilebox_local.cli.output import Column, show_rows
-
-    kept = list(rows)
-    numbers = [
-        all(row[index] is None or isinstance(row[index], int | float) for row in kept) for index in range(len(keys))
+    return [
+        Column(key, show=_shown, right=all(row[index] is None or isinstance(row[index], int | float) for row in rows))
+        for index, key in enumerate(keys)
     ]
-    show_rows(
-        session,
-        [dict(zip(keys, row, strict=True)) for row in kept],
-        [Column(key, show=_shown, right=is_number) for key, is_number in zip(keys, numbers, strict=True)],
-    )
