@@ -11,6 +11,7 @@ import time
 from typing import IO, TYPE_CHECKING, Any
 
 import pytest
+from terminal import on_terminal
 
 from tilebox_local import Client
 from tilebox_local.cli import main
@@ -123,3 +124,46 @@ def test_plain_encodings(started: Any, option: str, output: bytes) -> None:
     """What stdout cannot encode is printed as an escape."""
     process = started("sql", "select '語' as a", option, PYTHONIOENCODING="ascii")
     assert (*process.communicate(timeout=60), process.returncode) == (output, b"", 0)
+
+
+def test_long_tables(db: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piped table is as wide as its first rows need; all rows are there."""
+    monkeypatch.setattr("tilebox_local.cli.output.MEASURED", (2, 10_000_000))
+    query = "select column1 as n, column2 as t from (values (1, 'a'), (22, 'b'), (333, 'c'), ('d', 'e'))"
+    assert main(["--db", db, "sql", query]) == 0
+    assert capsys.readouterr() == (" n  t\n 1  a\n22  b\n333  c\n d  e\n", "")
+    for command in ("spans", "logs"):
+        assert main(["--db", db, command, "name:mosaic", "--json"]) == 0
+        key = {"spans": "name", "logs": "body"}[command]
+        expected = [row[key] for row in json.loads(capsys.readouterr().out)]
+        assert main(["--db", db, command, "name:mosaic"]) == 0
+        lines = capsys.readouterr().out.splitlines()[1:]
+        assert [line.rstrip().endswith(text) for line, text in zip(lines, expected, strict=True)] == [True] * len(lines)
+        assert main(["--db", db, command, "name:mosaic", "--limit", "100"]) == 0
+        assert [line.split() for line in capsys.readouterr().out.splitlines()[1:]] == [line.split() for line in lines]
+
+
+def test_first_line_of_an_endless_table(started: Any) -> None:
+    """A piped table begins when its first rows have been read; when their reader has gone, the query ends."""
+    process = started("sql", ENDLESS, "--timeout", "60")
+    assert pipe(process).readline().split() == [b"n", b"e"]
+    pipe(process).close()
+    assert (process.wait(timeout=30), process.stderr.read()) == (0, b"")
+
+
+def test_missing_rows_on_a_terminal(db: str) -> None:
+    """A table on a terminal holds so many rows or bytes; what is missing, and how to get it, is said below it."""
+    code = (
+        "import importlib, sys; from tilebox_local.cli import main; "
+        "importlib.import_module('tilebox_local.cli.sql')._ON_TERMINAL = ({}, {}); "
+        f"sys.exit(main(['--db', {db!r}, '--no-pager', 'sql', {numbers(4)!r}]))"
+    )
+    lines = ["n  e", *(f"{number}  {E}" for number in range(1, 5))]
+    missing = "Rows are missing: these are the first 3. --limit chooses fewer; --csv and --json write all."
+    for bounds, shown in [
+        ((4, 10_000), lines),
+        ((3, 10_000), [*lines[:4], missing]),
+        ((9, 300), [*lines[:4], missing]),
+    ]:
+        done = on_terminal([sys.executable, "-c", code.format(*bounds)], columns=100)
+        assert (done[0], done[1].replace("\x1b[1m", "").replace("\x1b[0m", "").splitlines()) == (0, shown)
