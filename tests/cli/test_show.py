@@ -6,12 +6,13 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import pytest
 
 from tilebox_local import Client, ExecutionContext, Task
 from tilebox_local.cli import main
 from tilebox_local.formatting.waterfall import SpanRow, render_waterfall
-from tilebox_local.query.listing import find_job_key, list_spans
+from tilebox_local.query.listing import find_job_key, list_spans, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,6 +137,41 @@ def test_json(ask: Callable[..., Any]) -> None:
     ]  # fmt: skip
     assert found["logs"] == ask("logs", "name:mosaic")
     assert [span["name"] for span in ask("show", "name:mosaic", "--depth", "1")["spans"]] == ["job/mosaic"]
+
+
+@pytest.mark.parametrize("options", [(), ("--logs",), ("--logs", "--max-rows", "3"), ("--errors", "--logs")])
+def test_json_is_one_document(
+    deep: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    """What is read and written bit by bit is one indented document, of only the spans that the tree shows."""
+    monkeypatch.setattr("tilebox_local.query.listing._PART", 2)
+    read = []
+
+    def counted(*arguments: Any) -> list[dict[str, Any]]:
+        rows = read_rows(*arguments)
+        read.extend(row["span_id"] for row in rows if "span_id" in row and "body" not in row)
+        return rows
+
+    monkeypatch.setattr("tilebox_local.query.listing.read_rows", counted)
+    assert main(["--db", deep, "show", "--json", *options]) == 0
+    output = capsys.readouterr().out
+    document = orjson.loads(output)
+    assert orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n" == output
+    names = ["job/deep", "task/Deep", "read", "first", "second", "third"]
+    if "--max-rows" in options:
+        names = names[:3]
+    if "--errors" in options:
+        names.remove("second")
+    assert [span["name"] for span in document["spans"]] == names
+    assert read == [span["span_id"] for span in document["spans"]]
+    bodies = [record["body"] for record in document.get("logs", ()) if record["body"].endswith("is bad")]
+    assert bodies == (["\x1b[2Jfirst is bad", "\x1b[2Jthird is bad"] if options and len(names) > 3 else [])
+
+
+def test_json_without_spans(ask: Callable[..., Any]) -> None:
+    """What nothing is shown of has empty arrays."""
+    found = ask("show", "name:mosaic", "--errors", "--logs")
+    assert (found["name"], found["spans"], found["logs"]) == ("mosaic", [], [])
 
 
 def test_large_job_reads_details_of_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,16 +9,19 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tilebox_local.formatting.text import cell_width, cut_end, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from tilebox_local.cli.session import Session
+    from tilebox_local.cli.stream import Stream
 
 __all__ = [
+    "MEASURED",
     "STATE_COLORS",
     "Column",
     "json_line",
@@ -26,6 +29,7 @@ __all__ = [
     "plain_row",
     "show_rows",
     "show_text",
+    "take",
     "terminal_width",
     "use_ascii",
     "use_color",
@@ -33,6 +37,10 @@ __all__ = [
     "write_line",
 ]
 
+_Row = TypeVar("_Row", bound="Sequence[Any]")
+
+# Rows and bytes that decide how wide a table is if it is not for a terminal: later rows are written when they come.
+MEASURED = (10_000, 10_000_000)
 _MIN_WIDTH = 16  # of a column that gives way
 _JSON_COLUMNS = ("attributes", "links")
 _NOT_ASCII = re.compile(r"[^\x00-\x7e]")
@@ -89,24 +97,65 @@ def terminal_width(default: int | None) -> int | None:
     return shutil.get_terminal_size((default or 100, 24)).columns if sys.stdout.isatty() else default
 
 
-def show_rows(session: Session, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> None:
-    """Print rows as a table; with --json as one array of objects, with all of their keys, one a line."""
-    if session.as_json:
-        last = len(rows) - 1
-        write_line("[" if rows else "[]")
-        for index, row in enumerate(rows):
-            write_line(f"{json_text(plain_row(row))}{',' if index < last else ''}")
-        if rows:
-            write_line("]")
-    elif rows:
-        show_text(session, table(rows, columns, width=terminal_width(None), color=use_color(session)))
+def show_rows(
+    session: Session, rows: Iterable[Mapping[str, Any]], columns: Sequence[Column], *, stream: Stream | None = None
+) -> None:
+    """Print rows as a table; with --json as one array of objects, with all of their keys, one a line.
+
+    With a `stream` they go there while they are read, the table as if stdout was no terminal.
+    """
+    if stream is None and not session.as_json and sys.stdout.isatty():
+        kept = list(rows)
+        if kept:
+            show_text(session, table(kept, columns, width=terminal_width(None), color=use_color(session)))
+    elif stream is None:
+        from tilebox_local.cli.stream import Stream
+
+        with Stream() as own:
+            show_rows(session, rows, columns, stream=own)
+    elif session.as_json:
+        before = "["
+        for row in rows:
+            stream.write(f"{before}\n{json_text(plain_row(row))}")
+            before = ","
+        stream.write("[]\n" if before == "[" else "\n]\n")
+    else:
+        for line in _table_lines(rows, columns, None, color=use_color(session), measured=MEASURED):
+            stream.write(f"{line}\n")
+
+
+def take(rows: Iterator[_Row], most: tuple[int, int]) -> list[_Row]:
+    """The first rows (sequences of values): not more than the first number, about as many bytes as the second one."""
+    count, size = most
+    taken = []
+    for row in islice(rows, count):
+        taken.append(row)
+        size -= sum(map(sys.getsizeof, row))
+        if size <= 0:
+            break
+    return taken
 
 
 def table(
-    rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, width: int | None = None, color: bool = False
+    rows: Iterable[Mapping[str, Any]], columns: Sequence[Column], *, width: int | None = None, color: bool = False
 ) -> str:
     """Rows below their headings. Nothing is cut without a `width` in cells: else what gives way, then what is last."""
-    cells = [[column.text(row) for column in columns] for row in rows]
+    return "\n".join(_table_lines(rows, columns, width, color=color, measured=(sys.maxsize, sys.maxsize)))
+
+
+def _table_lines(
+    rows: Iterable[Mapping[str, Any]],
+    columns: Sequence[Column],
+    width: int | None,
+    *,
+    color: bool,
+    measured: tuple[int, int],
+) -> Iterator[str]:
+    """Lines of a table, as wide as its first rows need; nothing without rows."""
+    texts = ([column.text(row) for column in columns] for row in rows)
+    cells = take(texts, measured)
+    if not cells:
+        return
     widths = [
         max(cell_width(column.title), *(cell_width(line[index]) for line in cells))
         for index, column in enumerate(columns)
@@ -116,9 +165,9 @@ def table(
         for index, column in enumerate(columns):
             if column.gives_way and excess > 0:
                 widths[index] = max(min(_MIN_WIDTH, widths[index]), widths[index] - excess)
-    lines = [_line([column.title for column in columns], columns, widths, width, "1" if color else "")]
-    lines += [_line(line, columns, widths, width, "", color=color) for line in cells]
-    return "\n".join(lines)
+    yield _line([column.title for column in columns], columns, widths, width, "1" if color else "")
+    for line in chain(cells, texts):
+        yield _line(line, columns, widths, width, "", color=color)
 
 
 def _line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -67,7 +68,8 @@ def spans(
     They come in the order of their start, with --follow in the order of their end. Open spans are listed, too.
     """
     from tilebox_local.cli.output import show_rows
-    from tilebox_local.query.listing import find_job_key, list_spans
+    from tilebox_local.cli.stream import Stream
+    from tilebox_local.query.listing import each_span, find_job_key, list_spans
 
     if follow and status == "open":
         raise click.UsageError("--follow shows spans when they end; --status open excludes that.")
@@ -76,17 +78,19 @@ def spans(
         store = client._open_store()
         key = find_job_key(store, job)
         if not follow:
-            rows = list_spans(
-                store,
-                key.job_no,
-                task=task,
-                name=name,
-                status=status.upper() if status else None,
-                since_ns=since,
-                min_duration_ns=min_ns,
-                limit=limit,
-            )
-            show_rows(session, rows, span_columns(attributes=attributes))
+            columns = span_columns(attributes=attributes)
+            chosen: dict[str, Any] = {
+                "task": task,
+                "name": name,
+                "status": status.upper() if status else None,
+                "since_ns": since,
+                "min_duration_ns": min_ns,
+            }
+            if _is_collected(session, limit):
+                show_rows(session, list_spans(store, key.job_no, **chosen, limit=limit), columns)
+            else:
+                with Stream() as stream, each_span(store, key.job_no, **chosen) as rows:
+                    show_rows(session, rows, columns, stream=stream)
             return
         from tilebox_local.cli.live import follow_job
         from tilebox_local.query.following import Filters
@@ -127,15 +131,21 @@ def logs(
 ) -> None:
     """List the log records of a job, or follow them."""
     from tilebox_local.cli.output import show_rows
-    from tilebox_local.query.listing import find_job_key, list_logs
+    from tilebox_local.cli.stream import Stream
+    from tilebox_local.query.listing import each_log, find_job_key, list_logs
 
     number = 0 if level == "trace" else LEVELS[level]
     with session.look() as client:
         store = client._open_store()
         key = find_job_key(store, job)
         if not follow:
-            rows = list_logs(store, key.job_no, task=task, name=name, level=number, since_ns=since, limit=limit)
-            show_rows(session, rows, _log_columns(attributes=attributes))
+            columns = _log_columns(attributes=attributes)
+            chosen: dict[str, Any] = {"task": task, "name": name, "level": number, "since_ns": since}
+            if _is_collected(session, limit):
+                show_rows(session, list_logs(store, key.job_no, **chosen, limit=limit), columns)
+            else:
+                with Stream() as stream, each_log(store, key.job_no, **chosen) as rows:
+                    show_rows(session, rows, columns, stream=stream)
             return
         from tilebox_local.cli.live import follow_job
         from tilebox_local.query.following import Filters
@@ -144,6 +154,11 @@ def logs(
         follow_job(
             session, store, key, filters, since_ns=since, limit=limit, keep_going=keep_going, attributes=attributes
         )
+
+
+def _is_collected(session: Session, limit: int | None) -> bool:
+    """Whether all rows are needed at once: the newest ones are read backwards, a terminal gets a table that fits."""
+    return limit is not None or (sys.stdout.isatty() and not session.as_json)
 
 
 def span_columns(*, attributes: bool) -> list[Column]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tilebox_local.cli.session import Session, command, job_argument
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["header_lines", "show"]
 
@@ -35,37 +38,42 @@ def show(session: Session, job: str, depth: int | None, errors: bool, logs: bool
     message. --json prints the row of the view `jobs` with the key `spans`: rows of the view `spans` in the order of the
     tree; with --logs also `logs`.
     """
-    from tilebox_local.cli.output import show_text, terminal_width, use_ascii, use_color, write_json
+    from tilebox_local.cli.output import json_text, show_text, terminal_width, use_ascii, use_color, write_line
     from tilebox_local.formatting.waterfall import draw_waterfall, max_levels, tree_marks
+    from tilebox_local.ids import unsigned64
     from tilebox_local.query.jobs import read_job
-    from tilebox_local.query.listing import find_job_key, list_logs, list_spans, view_job
+    from tilebox_local.query.listing import find_job_key, list_logs, list_tree, read_spans, view_job
     from tilebox_local.query.waterfall import read_waterfall
 
     width = terminal_width(_WIDTH) or _WIDTH
     with session.look() as client:
         store = client._open_store()
         key = find_job_key(store, job)
+        if session.as_json:
+            with store.snapshot() as connection:
+                row = view_job(connection, key.job_no)
+                keys = list_tree(connection, key.job_no, limit=max_rows, depth=depth, errors_only=errors)
+            # What follows may be long: it is read bit by bit, and written in between.
+            write_line(json_text(row, indented=True).removesuffix("\n}") + ",")
+            _write_array("spans", read_spans(store, key.job_no, keys), "," if logs else "")
+            if logs:
+                ids = {f"{unsigned64(span_id):016x}" for _, span_id in keys}
+                _write_array("logs", (one for one in list_logs(store, key.job_no) if one["span_id"] in ids), "")
+            write_line("}")
+            return
         with store.snapshot() as connection:
             row = view_job(connection, key.job_no)
             progress = read_job(connection, key.job_id).progress
             found = read_waterfall(
                 connection,
                 key.job_no,
-                limit=max_rows if max_rows or session.as_json else 200,
+                limit=max_rows or 200,
                 depth=depth,
                 errors_only=errors,
-                with_logs=logs and not session.as_json,
+                with_logs=logs,
                 max_levels=max_levels(width),
                 marks=tree_marks(ascii_only=use_ascii()),
             )
-        if session.as_json:
-            spans = {} if found is None else {one["span_id"]: one for one in list_spans(store, key.job_no)}
-            shown = [] if found is None else [found.rows[line.span].span_id for line in found.tree.lines]
-            row["spans"] = _parsed(spans[span_id] for span_id in shown if span_id in spans)
-            if logs:
-                row["logs"] = _parsed(one for one in list_logs(store, key.job_no) if one["span_id"] in set(shown))
-            write_json(row)
-            return
     lines = header_lines(row, [(one.label, one.done, one.total) for one in progress])
     if found is None:
         lines.append("No spans.")
@@ -85,10 +93,15 @@ def show(session: Session, job: str, depth: int | None, errors: bool, logs: bool
     show_text(session, "\n".join(lines))
 
 
-def _parsed(rows: Any) -> list[dict[str, Any]]:
-    from tilebox_local.cli.output import plain_row
+def _write_array(name: str, rows: Iterable[dict[str, Any]], end: str) -> None:
+    """One key of an indented JSON document, each row when it comes."""
+    from tilebox_local.cli.output import json_text, plain_row, write_line
 
-    return [plain_row(row) for row in rows]
+    last = None
+    for row in rows:
+        write_line(f'  "{name}": [' if last is None else f"{last},")
+        last = f"    {json_text(plain_row(row), indented=True)}".replace("\n", "\n    ")
+    write_line(f'  "{name}": []{end}' if last is None else f"{last}\n  ]{end}")
 
 
 def header_lines(row: dict[str, Any], progress: list[tuple[str | None, int, int]]) -> list[str]:

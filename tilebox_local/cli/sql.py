@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import re
 import sys
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from tilebox_local.cli.running import OK, TIMED_OUT
 from tilebox_local.cli.session import Session, command
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    from tilebox_local.cli.output import Column
+    from tilebox_local.cli.stream import Stream
     from tilebox_local.client import Client
 
 __all__ = ["sql"]
 
 _JOBS = ("job_id", "job_a", "job_b")  # parameters that name a job
+_ON_TERMINAL = (100_000, 100_000_000)  # rows and bytes of a table that has to be complete before it is shown
 
 
 @command(
@@ -38,7 +43,7 @@ _JOBS = ("job_id", "job_a", "job_b")  # parameters that name a job
     "-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="Value of :NAME; of :job_id a JOB, as latest."
 )
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV (RFC 4180).")
-def sql(session: Session, query: str, timeout: float, limit: int | None, params: tuple[str, ...], as_csv: bool) -> None:
+def sql(session: Session, query: str, timeout: float, limit: int | None, params: tuple[str, ...], as_csv: bool) -> int:
     """Ask the store one question in SQL.
 
     QUERY is one statement that reads; `-` stands for stdin, `@name` for a question of `tilebox-local schema --format
@@ -46,28 +51,49 @@ def sql(session: Session, query: str, timeout: float, limit: int | None, params:
     """
     if as_csv and session.as_json:
         raise click.UsageError("--csv and --json exclude each other.")
-    from tilebox_local.cli.output import Column, show_rows
+    from tilebox_local.errors import QueryTimeoutError
+
+    try:
+        _ask(session, query, timeout, limit, params, as_csv=as_csv)
+    except QueryTimeoutError:
+        sys.stderr.write(
+            f"tilebox-local: The query took longer than {timeout:g} s and was stopped. Narrow it down (the views have "
+            "job_id and start_ns), or pass a longer --timeout.\n"
+        )
+        return TIMED_OUT
+    return OK
+
+
+def _ask(
+    session: Session, query: str, timeout: float, limit: int | None, params: tuple[str, ...], *, as_csv: bool
+) -> None:
+    from tilebox_local.cli.output import MEASURED, show_rows, take
+    from tilebox_local.cli.stream import Stream
     from tilebox_local.query.sql import query_rows
 
     text, given = _statement(query, _given(params))
-    with session.look() as client:
+    with Stream() as stream, session.look() as client:
         parameters = _parameters(client, given) or None
-        columns, rows = query_rows(client._open_store(), text, parameters, timeout, limit=limit)
-    if as_csv:
-        _write_csv(columns, rows)
-        return
-    keys = _distinct(columns)
-    if session.as_json:
-        show_rows(session, [dict(zip(keys, row, strict=True)) for row in rows], [])
-        return
-    numbers = [
-        all(row[index] is None or isinstance(row[index], int | float) for row in rows) for index in range(len(keys))
-    ]
-    show_rows(
-        session,
-        [dict(zip(keys, row, strict=True)) for row in rows],
-        [Column(key, show=_shown, right=is_number) for key, is_number in zip(keys, numbers, strict=True)],
-    )
+        with query_rows(client._open_store(), text, parameters, timeout) as found:
+            stream.deadline = found.deadline
+            keys = _distinct(found.columns)
+            rows = islice(found, limit)
+            if as_csv:
+                _write_csv(stream, found.columns, rows)
+                return
+            if session.as_json or not sys.stdout.isatty():
+                first = [] if session.as_json else take(rows, MEASURED)
+                named = (dict(zip(keys, row, strict=True)) for row in chain(first, rows))
+                show_rows(session, named, _columns(keys, first), stream=stream)
+                return
+            kept = take(rows, _ON_TERMINAL)
+            is_all = next(rows, None) is None
+    # The query has ended, however long somebody looks at its rows.
+    show_rows(session, [dict(zip(keys, row, strict=True)) for row in kept], _columns(keys, kept))
+    if not is_all:
+        session.say(
+            f"Rows are missing: these are the first {len(kept):,}. --limit chooses fewer; --csv and --json write all."
+        )
 
 
 def _statement(query: str, given: dict[str, str]) -> tuple[str, dict[str, str]]:
@@ -135,12 +161,19 @@ def _shown(value: Any) -> str:
     return f"x'{value.hex()}'" if isinstance(value, bytes) else str(value)
 
 
-def _write_csv(columns: list[str], rows: list[tuple[Any, ...]]) -> None:
+def _write_csv(stream: Stream, columns: list[str], rows: Iterable[tuple[Any, ...]]) -> None:
     import csv
-    from io import StringIO
 
-    text = StringIO(newline="")
-    writer = csv.writer(text)
+    writer = csv.writer(stream)
     writer.writerow(columns)
     writer.writerows([_shown(value) if isinstance(value, bytes) else value for value in row] for row in rows)
-    sys.stdout.write(text.getvalue())
+
+
+def _columns(keys: list[str], rows: list[tuple[Any, ...]]) -> list[Column]:
+    """Columns of a table; numbers are at the right."""
+    from tilebox_local.cli.output import Column
+
+    return [
+        Column(key, show=_shown, right=all(row[index] is None or isinstance(row[index], int | float) for row in rows))
+        for index, key in enumerate(keys)
+    ]

@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from contextlib import contextmanager
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,13 @@ from tilebox_local.errors import ArgumentError, QueryTimeoutError
 from tilebox_local.storage.connection import translate_error
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pandas as pd
 
     from tilebox_local.storage.store import Store
 
-__all__ = ["query_frame", "query_rows"]
+__all__ = ["Rows", "query_frame", "query_rows"]
 
 _STEPS = 10_000  # of SQLite's virtual machine between two looks at the clock
 _EXACT_FLOAT = 2**53
@@ -76,16 +78,32 @@ class _Trace:
         return True
 
 
+class Rows:
+    """The rows of a query, read one by one. `deadline` is that of time.monotonic()."""
+
+    def __init__(self, columns: list[str], rows: Iterator[tuple[Any, ...]], deadline: float) -> None:
+        self.columns = columns
+        self.deadline = deadline
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return self._rows
+
+
 def query_frame(store: Store, query: str, parameters: Any, timeout_s: float | None) -> pd.DataFrame:
     """Rows of one reading statement, in its order. See Client.sql."""
-    columns, rows = query_rows(store, query, parameters, timeout_s)
-    return _frame(rows, columns)
+    with query_rows(store, query, parameters, timeout_s) as found:
+        rows = list(found)
+    return _frame(rows, found.columns)
 
 
-def query_rows(
-    store: Store, query: str, parameters: Any, timeout_s: float | None, *, limit: int | None = None
-) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Names of the columns, and at most `limit` rows of one reading statement. Raises as Client.sql does."""
+@contextmanager
+def query_rows(store: Store, query: str, parameters: Any, timeout_s: float | None) -> Iterator[Rows]:
+    """Rows of one reading statement, which is running inside of the block. Raises as Client.sql does, there too.
+
+    The read transaction is open until the end of the block, or the last row. What the block does between the rows
+    counts for the deadline.
+    """
     if not isinstance(query, str):
         raise ArgumentError(f"The query is a str, not {type(query).__name__}.")
     beginning = _NOTHING.match(query)
@@ -96,40 +114,58 @@ def query_rows(
     deadline = _deadline(timeout_s)
     rule, trace = _Rule(), _Trace(statement)
     with store.read() as connection:
-        connection.authorizer = rule
-        connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
+        cursor = connection.cursor()
         try:
-            cursor = connection.cursor()
-            try:
-                cursor.exec_trace = trace
-                rows = list(islice(cursor.execute(statement, bindings), limit))
-            finally:
-                cursor.close(True)
-        except apsw.InterruptError as error:
-            raise QueryTimeoutError(
-                f"The query took longer than {timeout_s} s and was stopped.",
-                hint="Narrow it down (the views have job_id and start_ns), or pass a longer timeout_s.",
-            ) from error
-        except apsw.Error as error:
-            if rule.refused is not None:
-                raise ArgumentError(
-                    f"client.sql() only reads; the statement would do {rule.refused}.",
-                    hint="Change jobs and tasks through client.jobs().",
-                ) from error
-            raise translate_error(error, "The query failed", otherwise=ArgumentError) from error
-        except KeyError as error:
-            raise ArgumentError(f"The query asks for the parameter {error}, and params does not have it.") from error
-        except (TypeError, OverflowError, ValueError) as error:
-            if isinstance(error, ArgumentError):
-                raise
-            raise ArgumentError(
-                f"The query or one of its params cannot be used: {error}.",
-                hint="Params are None, int (64 bits), float, str or bytes; pass str(value) of others.",
-            ) from error
+            connection.authorizer = rule
+            connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
+            cursor.exec_trace = trace
+            with _explained(rule, timeout_s):
+                cursor.execute(statement, bindings)
+            yield Rows(trace.columns, _read(cursor, rule, deadline, timeout_s), deadline)
         finally:
+            cursor.close(True)
             connection.set_progress_handler(None)
             connection.authorizer = None
-    return trace.columns, rows
+
+
+def _read(cursor: apsw.Cursor, rule: _Rule, deadline: float, timeout_s: float | None) -> Iterator[tuple[Any, ...]]:
+    with _explained(rule, timeout_s):
+        for row in cursor:
+            yield row
+            if time.monotonic() > deadline:  # SQLite looks at the clock after many rows only
+                raise _timeout(timeout_s)
+
+
+@contextmanager
+def _explained(rule: _Rule, timeout_s: float | None) -> Iterator[None]:
+    """Raise our errors for those of a statement that runs in the block."""
+    try:
+        yield
+    except apsw.InterruptError as error:
+        raise _timeout(timeout_s) from error
+    except apsw.Error as error:
+        if rule.refused is not None:
+            raise ArgumentError(
+                f"client.sql() only reads; the statement would do {rule.refused}.",
+                hint="Change jobs and tasks through client.jobs().",
+            ) from error
+        raise translate_error(error, "The query failed", otherwise=ArgumentError) from error
+    except KeyError as error:
+        raise ArgumentError(f"The query asks for the parameter {error}, and params does not have it.") from error
+    except (TypeError, OverflowError, ValueError) as error:
+        if isinstance(error, ArgumentError):
+            raise
+        raise ArgumentError(
+            f"The query or one of its params cannot be used: {error}.",
+            hint="Params are None, int (64 bits), float, str or bytes; pass str(value) of others.",
+        ) from error
+
+
+def _timeout(timeout_s: float | None) -> QueryTimeoutError:
+    return QueryTimeoutError(
+        f"The query took longer than {timeout_s} s and was stopped.",
+        hint="Narrow it down (the views have job_id and start_ns), or pass a longer timeout_s.",
+    )
 
 
 def _bindings(parameters: Any) -> Any:

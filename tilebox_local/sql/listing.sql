@@ -54,6 +54,10 @@ WHERE job_no = :job_no AND start_ns >= :since_ns
 ORDER BY start_ns DESC
 LIMIT :limit
 
+-- name: view_span
+-- One span of a job. Reads those that start with it.
+SELECT * FROM spans WHERE job_no = :job_no AND start_ns = :start_ns AND span_id = :span_id
+
 -- name: list_logs
 -- The newest log records of a job, newest first; the name is that of the logger. Reads the job's part of log_records.
 SELECT * FROM logs
