@@ -121,7 +121,8 @@ def test_writing_is_refused(query: str, what: str, client: Client, tmp_path: Pat
     with pytest.raises(ArgumentError) as caught:
         client.sql(query)
     assert str(caught.value) == (
-        f"client.sql() only reads; the statement would do {what}. Change jobs and tasks through client.jobs()."
+        f"Queries only read; the statement would do {what}. client.jobs() and `tilebox-local cancel`, `retry` and "
+        "`prune` change jobs and tasks."
     )
     assert (_spans(client), sorted(tmp_path.iterdir())) == (3, files)
 
@@ -134,8 +135,8 @@ PLAIN = "Params are None, int (64 bits), float, str or bytes; pass str(value) of
     [
         ("", None, "The query '' contains no statement."),
         (" ; -- x", None, "The query ' ; -- x' contains no statement."),
-        ("SELECT 1; SELECT 2", None, "client.sql() runs one statement; this is another one: 'SELECT 2'."),
-        (f"{ENDLESS}; DELETE FROM x", None, "client.sql() runs one statement; this is another one: 'DELETE FROM x'."),
+        ("SELECT 1; SELECT 2", None, "A query is one statement; this is another one: 'SELECT 2'."),
+        (f"{ENDLESS}; DELETE FROM x", None, "A query is one statement; this is another one: 'DELETE FROM x'."),
         ("SELEC 1", None, 'The query failed: near "SELEC": syntax error.'),
         ("SELECT nope FROM spans", None, "The query failed: no such column: nope."),
         ('SELECT "nope" FROM spans', None, ('The query failed: no such column: "nope" - should this be a '
@@ -143,7 +144,7 @@ PLAIN = "Params are None, int (64 bits), float, str or bytes; pass str(value) of
         ("SELECT json('{')", None, "The query failed: malformed JSON."),
         ("SELECT zeroblob(100000000)", None, "The query failed: string or blob too big."),
         ("SELECT load_extension('x')", None, "The query failed: not authorized."),
-        ("SELECT :a", {"b": 1}, "The query asks for the parameter 'a', and params does not have it."),
+        ("SELECT :a", {"b": 1}, "The query asks for the parameter 'a', which is not given."),
         ("SELECT ?", "x", "params is a sequence of values or a mapping by name, not str."),
         ("SELECT ?", 5, "params is a sequence of values or a mapping by name, not int."),
         ("SELECT ?", [UUID(int=1)], ("The query or one of its params cannot be used: Bad binding argument type "

@@ -11,7 +11,7 @@ from terminal import on_terminal
 
 from tilebox_local import Client
 from tilebox_local.cli import main
-from tilebox_local.cli.output import Column, table
+from tilebox_local.cli.output import Column, left_out, table, time_of_day
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,7 +119,7 @@ def test_width(db: str) -> None:
     _, shown = on_terminal([*PROGRAM, "--db", db, "--color", "never", "jobs"], columns=100)
     lines = shown.splitlines()
     assert max(map(len, lines)) == 100
-    assert f"  {'x' * 15}…  2" in lines[1]
+    assert f"  {'x' * 36}…  1" in lines[1]  # the day, after the name has given way
     assert on_terminal([*PROGRAM, "--db", db, "jobs"], columns=40)[1].splitlines()[1].endswith("…")
     piped = subprocess.run([*PROGRAM, "--db", db, "jobs"], capture_output=True, text=True, check=True).stdout
     assert "x" * 200 in piped
@@ -164,3 +164,23 @@ def test_table_of_wide_characters() -> None:
         table(rows, [Column("count", right=True), Column("name", "what")])
         == ("count  what\n    5  語\n   12  a␛b") + "\n"
     )
+
+
+def test_narrow_tables() -> None:
+    """Columns become brief one after the other, as far as it must be; what can be done without goes; then names."""
+    columns = [
+        Column("time", brief=time_of_day),
+        Column("id", brief=left_out),
+        Column("name", gives_way=True),
+        Column("number", right=True),
+    ]
+    rows = [{"time": "2026-05-01T12:34:56.789012Z", "id": "abcdef", "name": "n" * 20, "number": 5}]
+    for width, lines in [
+        (65, ["time                         id      name                  number",
+              f"2026-05-01T12:34:56.789012Z  abcdef  {'n' * 20}       5"]),
+        (64, ["time          id      name                  number", f"12:34:56.789  abcdef  {'n' * 20}       5"]),
+        (49, ["time          name                  number", f"12:34:56.789  {'n' * 20}       5"]),
+        (40, ["time          name                number", f"12:34:56.789  {'n' * 17}…       5"]),
+    ]:  # fmt: skip
+        assert table(rows, columns, width=width).splitlines() == lines
+    assert table(rows, columns).splitlines()[1].startswith("2026-05-01T12:34:56.789012Z  abcdef")

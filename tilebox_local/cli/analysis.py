@@ -190,7 +190,7 @@ def critical_path(session: Session, job: str) -> None:
 )
 def concurrency(session: Session, job: str, slots: int) -> None:
     """How much went on at the same time; runners and stragglers."""
-    from tilebox_local.cli.output import Column, write_json
+    from tilebox_local.cli.output import Column, time_of_day, write_json
 
     with _asked(session, job) as (jobs, job_id):
         found = jobs.concurrency(job_id, slots=slots)
@@ -200,7 +200,7 @@ def concurrency(session: Session, job: str, slots: int) -> None:
             write_json(facts | {"slots": found.to_dicts(), "runners": runners, "stragglers": stragglers})
             return
         columns = [
-            Column("start_time", "from", lambda time: f"{time[:23]}Z"),
+            Column("start_time", "from", lambda time: f"{time[:23]}Z", brief=time_of_day),
             _mean("running", "running"),
             count("max_running", "at most"),
             _mean("queued", "queued"),
@@ -213,7 +213,7 @@ def concurrency(session: Session, job: str, slots: int) -> None:
             score = "" if found.parallelism_score is None else f", {found.parallelism_score:.0%} of the runners' time"
             _heading(session, f"Runners: {found.mean_running:.2f} tasks at once on average{score}")
             columns = [
-                Column("runner"),
+                Column("runner", brief=lambda runner: runner[:8]),
                 count("attempts"),
                 count("failed"),
                 length("busy_ms", "busy"),
@@ -319,7 +319,7 @@ def failures(session: Session, job: str, stack: bool, rates: bool, limit: int) -
 
     And what did not run because of it: skipped tasks of an optional branch, tasks that a canceled job withholds.
     """
-    from tilebox_local.cli.output import Column, write_line
+    from tilebox_local.cli.output import Column, time_of_day, write_line
     from tilebox_local.formatting.text import visible
 
     with _asked(session, job) as (jobs, job_id):
@@ -335,7 +335,7 @@ def failures(session: Session, job: str, stack: bool, rates: bool, limit: int) -
             return
         found = jobs.failures(job_id)
         columns = [
-            Column("failed_at", "time", lambda time: f"{time[:23]}Z"),
+            Column("failed_at", "time", lambda time: f"{time[:23]}Z", brief=time_of_day),
             Column("kind"),
             Column("name", gives_way=True),
             count("attempt"),

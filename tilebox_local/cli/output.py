@@ -25,12 +25,14 @@ __all__ = [
     "STATE_COLORS",
     "Column",
     "json_line",
+    "left_out",
     "paint_state",
     "plain_row",
     "show_rows",
     "show_text",
     "take",
     "terminal_width",
+    "time_of_day",
     "use_ascii",
     "use_color",
     "write_json",
@@ -64,6 +66,7 @@ class Column:
     right: bool = False
     paints: bool = False  #: whether its values are states with colours
     gives_way: bool = False  #: whether it is the first to become narrower on a narrow terminal
+    brief: Callable[[str], str] | None = None  #: a shorter form of what is shown, where there is no room; "": none
 
     @property
     def title(self) -> str:
@@ -74,6 +77,16 @@ class Column:
         """The value of a row, as it is shown."""
         value = row.get(self.key)
         return "" if value is None else visible(self.show(value))
+
+
+def time_of_day(text: str) -> str:
+    """Of an instant: hours to milliseconds."""
+    return text[11:23]
+
+
+def left_out(text: str) -> str:  # noqa: ARG001
+    """The brief form of what can be done without."""
+    return ""
 
 
 def use_color(session: Session) -> bool:
@@ -161,13 +174,38 @@ def _table_lines(
         for index, column in enumerate(columns)
     ]
     if width is not None:
-        excess = sum(widths) + 2 * (len(widths) - 1) - width
+        columns, cells, widths = _made_brief(columns, cells, widths, width)
+        excess = _width(widths) - width
         for index, column in enumerate(columns):
             if column.gives_way and excess > 0:
                 widths[index] = max(min(_MIN_WIDTH, widths[index]), widths[index] - excess)
     yield _line([column.title for column in columns], columns, widths, width, "1" if color else "")
     for line in chain(cells, texts):
         yield _line(line, columns, widths, width, "", color=color)
+
+
+def _width(widths: Sequence[int]) -> int:
+    return sum(widths) + 2 * (len(widths) - 1)
+
+
+def _made_brief(
+    columns: Sequence[Column], cells: list[list[str]], widths: list[int], width: int
+) -> tuple[Sequence[Column], list[list[str]], list[int]]:
+    """One column after the other in its brief form, or left out, until the table is as narrow as it should be."""
+    for column in columns:
+        if _width(widths) <= width:
+            break
+        if column.brief is not None:
+            index = columns.index(column)
+            for line in cells:
+                line[index] = column.brief(line[index])
+            if any(line[index] for line in cells):
+                widths[index] = max(cell_width(column.title), *(cell_width(line[index]) for line in cells))
+            else:
+                columns = [*columns[:index], *columns[index + 1 :]]
+                cells = [[*line[:index], *line[index + 1 :]] for line in cells]
+                widths = [*widths[:index], *widths[index + 1 :]]
+    return columns, cells, widths
 
 
 def _line(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tilebox_local.cli.session import Session, command, job_argument
-from tilebox_local.cli.types import DURATION, INSTANT
+from tilebox_local.cli.types import COUNT, DURATION, INSTANT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ def _following(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--keep-going", is_flag=True, help="With --follow: go on when the job has ended."),
         click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until the job ends or Ctrl-C."),
         click.option("--attributes", is_flag=True, help="Show attributes, too."),
-        click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The newest N."),
+        click.option("--limit", type=COUNT, metavar="N", help="The newest N."),
         click.option("--since", type=INSTANT, metavar="TIME", help=_SINCE),
     ):
         function = option(function)
@@ -163,14 +163,14 @@ def _is_collected(session: Session, limit: int | None) -> bool:
 
 def span_columns(*, attributes: bool) -> list[Column]:
     """The columns of a table of spans."""
-    from tilebox_local.cli.output import Column
+    from tilebox_local.cli.output import Column, left_out, time_of_day
     from tilebox_local.formatting.waterfall import format_duration
 
     columns = [
-        Column("start_time", "start", _time),
+        Column("start_time", "start", _time, brief=time_of_day),
         Column("duration_ns", "duration", format_duration, right=True),
         Column("status", paints=True),
-        Column("span_id", "span"),
+        Column("span_id", "span", brief=left_out),
         Column("runner", show=lambda runner: runner[:8]),
         Column("name", gives_way=True),
         Column("status_message", "message"),
@@ -179,12 +179,12 @@ def span_columns(*, attributes: bool) -> list[Column]:
 
 
 def _log_columns(*, attributes: bool) -> list[Column]:
-    from tilebox_local.cli.output import Column
+    from tilebox_local.cli.output import Column, left_out, time_of_day
 
     columns = [
-        Column("time", show=_time),
+        Column("time", show=_time, brief=time_of_day),
         Column("severity", paints=True),
-        Column("span_id", "span"),
+        Column("span_id", "span", brief=left_out),
         Column("runner", show=lambda runner: runner[:8]),
         Column("body", "message"),
     ]

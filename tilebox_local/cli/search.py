@@ -89,7 +89,7 @@ def search_spans(
     limit: int,
 ) -> None:
     """Search spans by name, attributes, length and status."""
-    from tilebox_local.cli.output import Column
+    from tilebox_local.cli.output import Column, left_out, time_of_day
 
     with _asked(session, job) as (jobs, job_id):
         found = jobs.search_spans(
@@ -102,13 +102,13 @@ def search_spans(
             limit=limit,
         )
     columns = [
-        Column("start_time", "start", lambda time: f"{time[:23]}Z"),
+        Column("start_time", "start", lambda time: f"{time[:23]}Z", brief=time_of_day),
         length("duration_ms", "duration"),
         Column("status"),
         Column("name", gives_way=True),
         Column("status_message", "message", gives_way=True),
         Column("job_name", "job"),
-        Column("span_id", "span"),
+        Column("span_id", "span", brief=left_out),
     ]
     show_records(session, found, columns, empty="No spans found.")
 
@@ -129,12 +129,12 @@ def search_logs(session: Session, text: str, job: str | None, level: Any, limit:
 
     All words of TEXT must occur; "a phrase", beginning*, AND, OR, NOT are understood (SQLite's FTS5).
     """
-    from tilebox_local.cli.output import Column
+    from tilebox_local.cli.output import Column, time_of_day
 
     with _asked(session, job) as (jobs, job_id):
         found = jobs.search_logs(text, job_id, level=level, limit=limit)
     columns = [
-        Column("time", show=lambda time: f"{time[:23]}Z"),
+        Column("time", show=lambda time: f"{time[:23]}Z", brief=time_of_day),
         Column("severity", paints=True),
         Column("job_name", "job"),
         Column("snippet", "message"),

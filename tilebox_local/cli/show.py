@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tilebox_local.cli.session import Session, command, job_argument
+from tilebox_local.cli.types import COUNT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,10 +28,10 @@ _WIDTH = 100
     ],
 )
 @job_argument()
-@click.option("--depth", type=click.IntRange(min=1), metavar="N", help="Show N levels, and count what is below them.")
+@click.option("--depth", type=COUNT, metavar="N", help="Show N levels, and count what is below them.")
 @click.option("--errors", is_flag=True, help="Only failed spans, and those above them.")
 @click.option("--logs", is_flag=True, help="Show log records below their span, at most 20 each.")
-@click.option("--max-rows", type=click.IntRange(min=1), metavar="N", help="At most N spans; default 200, JSON: all.")
+@click.option("--max-rows", type=COUNT, metavar="N", help="At most N spans; default 200, JSON: all.")
 def show(session: Session, job: str, depth: int | None, errors: bool, logs: bool, max_rows: int | None) -> None:
     """Draw the trace of a job.
 

@@ -11,9 +11,11 @@ import click
 
 from tilebox_local.cli.running import OK, TIMED_OUT
 from tilebox_local.cli.session import Session, command
+from tilebox_local.cli.types import COUNT, TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from datetime import timedelta
 
     from tilebox_local.cli.output import Column
     from tilebox_local.cli.stream import Stream
@@ -35,15 +37,15 @@ _ON_TERMINAL = (100_000, 100_000_000)  # rows and bytes of a table that has to b
     ],
 )
 @click.argument("query", metavar="QUERY")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, metavar="SECONDS"
-)
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N rows.")
+@click.option("--timeout", type=TIMEOUT, default="60s", show_default=True, metavar="TIME", help="Stop then, code 124.")
+@click.option("--limit", type=COUNT, metavar="N", help="At most N rows.")
 @click.option(
     "-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="Value of :NAME; of :job_id a JOB, as latest."
 )
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV (RFC 4180).")
-def sql(session: Session, query: str, timeout: float, limit: int | None, params: tuple[str, ...], as_csv: bool) -> int:
+def sql(
+    session: Session, query: str, timeout: timedelta, limit: int | None, params: tuple[str, ...], as_csv: bool
+) -> int:
     """Ask the store one question in SQL.
 
     QUERY is one statement that reads; `-` stands for stdin, `@name` for a question of `tilebox-local schema --format
@@ -54,11 +56,11 @@ def sql(session: Session, query: str, timeout: float, limit: int | None, params:
     from tilebox_local.errors import QueryTimeoutError
 
     try:
-        _ask(session, query, timeout, limit, params, as_csv=as_csv)
+        _ask(session, query, timeout.total_seconds(), limit, params, as_csv=as_csv)
     except QueryTimeoutError:
         sys.stderr.write(
-            f"tilebox-local: The query took longer than {timeout:g} s and was stopped. Narrow it down (the views have "
-            "job_id and start_ns), or pass a longer --timeout.\n"
+            f"tilebox-local: The query took longer than {timeout.total_seconds():g} s and was stopped. Narrow it down "
+            "(the views have job_id and start_ns), or pass a longer --timeout.\n"
         )
         return TIMED_OUT
     return OK

@@ -73,7 +73,7 @@ class _Trace:
             return True  # the comment behind the statement
         rest = self._query[len(statement) :]
         if not _NOTHING.fullmatch(rest):
-            raise ArgumentError(f"client.sql() runs one statement; this is another one: {rest.strip()[:80]!r}.")
+            raise ArgumentError(f"A query is one statement; this is another one: {rest.strip()[:80]!r}.")
         self.columns = [column[0] for column in cursor.get_description()]
         return True
 
@@ -146,12 +146,12 @@ def _explained(rule: _Rule, timeout_s: float | None) -> Iterator[None]:
     except apsw.Error as error:
         if rule.refused is not None:
             raise ArgumentError(
-                f"client.sql() only reads; the statement would do {rule.refused}.",
-                hint="Change jobs and tasks through client.jobs().",
+                f"Queries only read; the statement would do {rule.refused}.",
+                hint="client.jobs() and `tilebox-local cancel`, `retry` and `prune` change jobs and tasks.",
             ) from error
         raise translate_error(error, "The query failed", otherwise=ArgumentError) from error
     except KeyError as error:
-        raise ArgumentError(f"The query asks for the parameter {error}, and params does not have it.") from error
+        raise ArgumentError(f"The query asks for the parameter {error}, which is not given.") from error
     except (TypeError, OverflowError, ValueError) as error:
         if isinstance(error, ArgumentError):
             raise
