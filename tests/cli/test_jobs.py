@@ -53,8 +53,8 @@ def test_table(db: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The table names its columns and cuts nothing when it is no terminal."""
     assert main(["job", "list", "--db", db]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["job", "state", "elapsed", "tasks", "name", "submitted", "failed"]
-    assert [line.split()[4] for line in lines[1:]] == ["broken", "mosaic", "scene"]
+    assert lines[0].split() == ["job", "state", "name", "elapsed", "tasks", "submitted", "failed"]
+    assert [line.split()[2] for line in lines[1:]] == ["broken", "mosaic", "scene"]
     assert main(["jobs", "--state", "running", "--db", db]) == 0
     assert capsys.readouterr() == ("", "No jobs found.\n")
 

@@ -119,7 +119,7 @@ def test_width(db: str) -> None:
     _, shown = on_terminal([*PROGRAM, "--db", db, "--color", "never", "jobs"], columns=100)
     lines = shown.splitlines()
     assert max(map(len, lines)) == 100
-    assert f"  {'x' * 36}…  1" in lines[1]  # the day, after the name has given way
+    assert f"  {'x' * 36}…  " in lines[1]
     assert on_terminal([*PROGRAM, "--db", db, "jobs"], columns=40)[1].splitlines()[1].endswith("…")
     piped = subprocess.run([*PROGRAM, "--db", db, "jobs"], capture_output=True, text=True, check=True).stdout
     assert "x" * 200 in piped

@@ -66,9 +66,9 @@ def jobs(
         [
             Column("job_id", "job", brief=lambda text: text[:13]),  # as much as differs from millisecond to millisecond
             Column("state", paints=True),
+            Column("name", gives_way=True),
             Column("elapsed_ms", "elapsed", lambda ms: format_duration(round(ms * 1e6)), right=True),
             Column("tasks", right=True),
-            Column("name", gives_way=True),
             Column("submitted_at", "submitted", lambda time: f"{time[:19]}Z", brief=lambda text: text[5:16]),
             Column("failed", right=True),
         ],
