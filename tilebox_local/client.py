@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tilebox_local.storage.store import Store
     from tilebox_local.storage_locations.client import StorageLocationClient
     from tilebox_local.upkeep.check import CheckResult
+    from tilebox_local.upkeep.progress import Report
     from tilebox_local.upkeep.prune import PruneResult
     from tilebox_local.workflows.client import WorkflowClient
 
@@ -249,7 +250,9 @@ class Client:
 
     # -- upkeep -------------------------------------------------------------------------------------------------
 
-    def snapshot(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    def snapshot(
+        self, path: str | os.PathLike[str], *, overwrite: bool = False, progress: Report | None = None
+    ) -> Path:
         """Copy the store to a new file while others go on writing to it.
 
         The copy is complete and consistent: it has everything that was committed before the call, and what this process
@@ -263,6 +266,8 @@ class Client:
         Args:
             path: The new file; its folder must exist.
             overwrite: Whether a file of this name may be replaced; one that is in use as a store never is.
+            progress: Is called with a Progress (step, done, total, unit) after every thousand pages, on this thread.
+                What it raises ends the work; nothing is left of the copy.
 
         Returns:
             The full path of the copy.
@@ -275,7 +280,7 @@ class Client:
         """
         from tilebox_local.upkeep.snapshot import snapshot_store
 
-        return snapshot_store(self._open_store(), path, overwrite=overwrite)
+        return snapshot_store(self._open_store(), path, overwrite=overwrite, progress=progress)
 
     def prune(
         self,
@@ -284,6 +289,7 @@ class Client:
         keep_last: int | None = None,
         max_bytes: int | None = None,
         dry_run: bool = False,
+        progress: Report | None = None,
     ) -> PruneResult:
         """Delete finished jobs, with all that belongs to them, and old telemetry; then make the file smaller.
 
@@ -300,6 +306,8 @@ class Client:
             max_bytes: What is oldest goes until the file can be as small as this; of the jobs, at most down to
                 `keep_last`.
             dry_run: Delete nothing, but count; `freed_bytes` is estimated.
+            progress: Is called with a Progress after every few milliseconds of work, on this thread. What it raises
+                ends the work; what is deleted by then is.
 
         Returns:
             How many jobs and rows were deleted, and how many bytes that freed. The file becomes smaller when no reader
@@ -315,15 +323,21 @@ class Client:
         from tilebox_local.upkeep.prune import prune_store
 
         return prune_store(
-            self._open_store(), older_than=older_than, keep_last=keep_last, max_bytes=max_bytes, dry_run=dry_run
+            self._open_store(),
+            older_than=older_than,
+            keep_last=keep_last,
+            max_bytes=max_bytes,
+            dry_run=dry_run,
+            progress=progress,
         )
 
-    def check(self, *, full: bool = False) -> CheckResult:
+    def check(self, *, full: bool = False, progress: Report | None = None) -> CheckResult:
         """Look for damage: SQLite's own checks, foreign keys, and the rules that tasks and telemetry obey.
 
         Args:
             full: Also compare every index with its table and read all telemetry, however long it takes. Otherwise, at
                 most about 30 seconds: what is not done by then is in `unfinished`.
+            progress: Is called with a Progress before each check and after the last one, on this thread.
 
         Returns:
             The problems in words, with counts and examples; `ok` if there are none.
@@ -332,7 +346,7 @@ class Client:
         """
         from tilebox_local.upkeep.check import check_store
 
-        return check_store(self._open_store(), full=full)
+        return check_store(self._open_store(), full=full, progress=progress)
 
     def close(self) -> None:
         """Write what is queued and let go of the store. May be repeated.

@@ -206,3 +206,30 @@ def test_input_that_is_no_text(
     assert capsys.readouterr().err == f"tilebox-local: {file} is no text in UTF-8.\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"))
     assert main(["--db", db, "submit", f"{TASKS}:Scene", "--input-file", "-"]) == 2
+
+
+def test_a_bar_while_one_waits(db: str, tmp_path: Path) -> None:
+    """Long work draws a bar on a terminal, which is gone in the end; not if it is short, quiet or piped."""
+    slow = "import tilebox_local.cli.progress as p; p._AFTER_S = p._EVERY_S = 0.0; "
+    code = "import sys; from tilebox_local.cli import main; sys.exit(main(sys.argv[1:]))"
+    work = ["--db", db, "check", "--full"]
+    shown = on_terminal([sys.executable, "-c", slow + code, *work])[1]
+    drawn, message = shown.rsplit("\x1b[K", 1)
+    first, *_, last, gone = drawn.split("\x1b[K")
+    assert first == "\r[..............................] checking 0/20 checks"
+    assert last == "\r[##############################] checking 20/20 checks"
+    assert (gone, message) == ("\r", "No problems found.\r\n")
+    narrow = on_terminal([sys.executable, "-c", slow + code, *work], columns=15)[1]
+    assert narrow.startswith("\rchecking 0/20 \x1b[K")
+    for arguments, environment in [
+        ([code, *work], {}),
+        ([slow + code, *work, "--quiet"], {}),
+        ([slow + code, *work], {"TERM": "dumb"}),
+    ]:
+        assert "checking" not in on_terminal([sys.executable, "-c", *arguments], environment=environment)[1]
+    piped = subprocess.run([sys.executable, "-c", slow + code, *work], capture_output=True, text=True, check=True)
+    assert (piped.stdout, piped.stderr) == ("", "No problems found.\n")
+    for command in (["snapshot", "copy.db"], ["prune", "--keep-last", "1", "--yes"], ["recover", "copy.db", "new.db"]):
+        arguments = [word if not word.endswith(".db") else str(tmp_path / f"x-{word}") for word in command]
+        code_of, shown = on_terminal([sys.executable, "-c", slow + code, "--db", db, *arguments])
+        assert (code_of, "\r[" in shown) == (0, True), shown

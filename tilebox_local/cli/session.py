@@ -61,18 +61,15 @@ class Session:
             yield client
 
     def _check_exists(self, *, not_empty: bool = False) -> None:
-        file = Path(self.path).expanduser()
-        problem = None
-        if file.is_dir():
-            problem = f"{self.path} is a folder; name the file of a store with --db."
-        elif not file.is_file():
-            problem = f"there is no store at {self.path}; name one with --db."
-        elif not_empty and file.stat().st_size == 0:  # opening it would make a store of it
-            problem = f"{self.path} is empty, and no store."
-        if problem is not None:
-            from tilebox_local.errors import StoreOpenError
+        from tilebox_local.errors import NotATileboxStoreError, StoreOpenError
 
-            raise StoreOpenError(problem)
+        file = Path(self.path).expanduser()
+        if file.is_dir():
+            raise StoreOpenError(f"{self.path} is a folder; name the file of a store with --db.")
+        if not file.is_file():
+            raise StoreOpenError(f"there is no store at {self.path}; name one with --db.")
+        if not_empty and file.stat().st_size == 0:  # opening it would make a store of it
+            raise NotATileboxStoreError(f"{self.path} is empty, and no store.")
 
     def say(self, message: str) -> None:
         """A message on stderr, unless --quiet."""

@@ -27,9 +27,14 @@ def doctor(session: Session) -> int:
     Exit code 3 if something is an error.
     """
     from tilebox_local.cli.output import show_text, write_json
+    from tilebox_local.errors import StoreOpenError
 
-    with session.change() as client:
-        diagnosis = client.doctor()
+    try:
+        with session.change() as client:
+            diagnosis = client.doctor()
+    except StoreOpenError:  # on a disk that cannot be written, for example; looking says what is wrong, too
+        with session.look() as client:
+            diagnosis = client.doctor()
     if session.as_json:
         write_json(diagnosis)
     else:
@@ -38,7 +43,7 @@ def doctor(session: Session) -> int:
 
 
 @command("snapshot", examples=["tilebox-local snapshot copy.db", "tilebox-local snapshot copy.db --overwrite"])
-@click.argument("target", metavar="TARGET")
+@click.argument("target", type=click.Path(), metavar="TARGET")
 @click.option("--overwrite", is_flag=True, help="Replace TARGET if it exists.")
 def snapshot(session: Session, target: str, overwrite: bool) -> None:
     """Copy a store that is in use.
@@ -46,9 +51,10 @@ def snapshot(session: Session, target: str, overwrite: bool) -> None:
     TARGET is the new file: one file, complete and consistent, readable anywhere. Its path is printed.
     """
     from tilebox_local.cli.output import write_json, write_line
+    from tilebox_local.cli.progress import progress_bar
 
-    with session.change() as client:
-        path = client.snapshot(target, overwrite=overwrite)
+    with session.look() as client, progress_bar(session) as progress:
+        path = client.snapshot(target, overwrite=overwrite, progress=progress)
     if session.as_json:
         write_json({"path": str(path)})
     else:
@@ -77,10 +83,15 @@ def prune(
     yes: bool,
 ) -> int:
     """Delete old jobs and give the space back."""
+    from tilebox_local.cli.progress import progress_bar
+
     with session.change() as client:
 
         def run(*, dry: bool) -> PruneResult:
-            return client.prune(older_than=older_than, keep_last=keep_last, max_bytes=max_size, dry_run=dry)
+            with progress_bar(session) as progress:
+                return client.prune(
+                    older_than=older_than, keep_last=keep_last, max_bytes=max_size, dry_run=dry, progress=progress
+                )
 
         if not (yes or dry_run) and sys.stdin.isatty() and sys.stderr.isatty():
             count = run(dry=True)
@@ -116,9 +127,10 @@ def check(session: Session, full: bool) -> int:
     Exit code 3 if there is any.
     """
     from tilebox_local.cli.output import write_json, write_line
+    from tilebox_local.cli.progress import progress_bar
 
-    with session.look() as client:
-        result = client.check(full=full)
+    with session.look() as client, progress_bar(session) as progress:
+        result = client.check(full=full, progress=progress)
     if session.as_json:
         problems = [{"check": problem.check, "message": str(problem)} for problem in result.problems]
         write_json({"ok": result.ok, "problems": problems, "unfinished": list(result.unfinished)})
@@ -138,17 +150,19 @@ def check(session: Session, full: bool) -> int:
 
 
 @command("recover", examples=["tilebox-local recover damaged.db new.db"])
-@click.argument("source", metavar="SOURCE")
-@click.argument("target", metavar="TARGET")
+@click.argument("source", type=click.Path(), metavar="SOURCE")
+@click.argument("target", type=click.Path(), metavar="TARGET")
 def recover(session: Session, source: str, target: str) -> None:
     """Read a damaged store into a new one.
 
     SOURCE is the damaged file, which is not changed; TARGET the new one. Exit code 0 also if something was lost.
     """
     from tilebox_local.cli.output import write_json, write_line
+    from tilebox_local.cli.progress import progress_bar
     from tilebox_local.upkeep.recover import recover as recover_store
 
-    result = recover_store(source, target)
+    with progress_bar(session) as progress:
+        result = recover_store(source, target, progress=progress)
     if session.as_json:
         write_json(result)
     else:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
+from tilebox_local.cli.progress import Bar, can_draw
 from tilebox_local.cli.running import FAILED, OK, TIMED_OUT
 from tilebox_local.cli.session import Session, command, job_argument
 from tilebox_local.cli.types import TIMEOUT
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
     from tilebox_local.storage.store import Store
 
 __all__ = ["has_ended", "wait", "wait_for"]
-
-_BAR = 30
 
 
 @command(
@@ -61,17 +57,15 @@ def wait_for(session: Session, store: Store, key: JobKey, *, timeout_s: float | 
     from tilebox_local.storage.watch import ChangeWatch
 
     deadline = None if timeout_s is None else clock.monotonic_ns() + round(timeout_s * 1e9)
-    shows = sys.stderr.isatty() and not session.is_quiet and os.environ.get("TERM") != "dumb"
-    shown = ""
+    bar = Bar() if can_draw(session) else None
     watch = ChangeWatch(store)  # before the first look, so that no change is missed
     try:
         while True:
             with store.snapshot() as connection:
                 row = view_job(connection, key.job_no)
-            if shows and (bar := _bar(row)) != shown:
-                shown = bar
-                sys.stderr.write(f"\r{bar}\x1b[K")
-                sys.stderr.flush()
+            if bar is not None:
+                done = row["tasks"] - row["queued"] - row["running"]
+                bar.draw(done, row["tasks"], f"{done}/{row['tasks']} tasks, {row['running']} running")
             if has_ended(row):
                 break
             left = None if deadline is None else (deadline - clock.monotonic_ns()) / 1e9
@@ -80,8 +74,8 @@ def wait_for(session: Session, store: Store, key: JobKey, *, timeout_s: float | 
             watch.wait(left)
     finally:
         watch.close()
-        if shows:
-            sys.stderr.write("\r\x1b[K")
+        if bar is not None:
+            bar.clear()
     if not has_ended(row):
         session.say(f"Job {key.job_id} is still {row['state']}.")
         return TIMED_OUT
@@ -89,12 +83,3 @@ def wait_for(session: Session, store: Store, key: JobKey, *, timeout_s: float | 
     tasks = "1 task" if row["tasks"] == 1 else f"{row['tasks']} tasks"
     session.say(f"Job {key.job_id} ({key.name}) is {row['state']}: {tasks}{failed}.")
     return OK if row["state"] == "COMPLETED" else FAILED
-
-
-def _bar(row: dict[str, Any]) -> str:
-    done = row["tasks"] - row["queued"] - row["running"]
-    filled = _BAR * done // max(1, row["tasks"])
-    counts = f"{done}/{row['tasks']} tasks, {row['running']} running"
-    whole = f"[{'#' * filled}{'.' * (_BAR - filled)}] {counts}"
-    room = shutil.get_terminal_size().columns - 1  # in the last column the line would wrap
-    return whole if len(whole) <= room else counts[: max(0, room)]

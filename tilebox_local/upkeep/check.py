@@ -13,11 +13,13 @@ import apsw
 
 from tilebox_local.catalog import sql
 from tilebox_local.storage.schema import read_schema_sql
+from tilebox_local.upkeep.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from tilebox_local.storage.store import Store
+    from tilebox_local.upkeep.progress import Report
 
 __all__ = ["CheckResult", "Problem", "check_store"]
 
@@ -75,7 +77,7 @@ class CheckResult:
         return not self.problems
 
 
-def check_store(store: Store, *, full: bool = False) -> CheckResult:
+def check_store(store: Store, *, full: bool = False, progress: Report | None = None) -> CheckResult:
     """Run all checks on read-only connections; see Client.check."""
     deadline = None if full else time.monotonic() + _QUICK_TIMEOUT_S
     pragma = "integrity_check" if full else "quick_check"
@@ -86,7 +88,9 @@ def check_store(store: Store, *, full: bool = False) -> CheckResult:
     }
     checks |= {name: (message, sql[name], _texts) for name, message in (_RULES | (_FULL_RULES if full else {})).items()}
     problems, unfinished = [], []
-    for name, (message, statement, texts) in checks.items():
+    for done, (name, (message, statement, texts)) in enumerate(checks.items()):
+        if progress is not None:
+            progress(Progress("checking", done, len(checks), "checks"))
         found = _Found()
         # One statement, one read transaction: between two of them the log may start over.
         with store.read() as connection:
@@ -100,6 +104,8 @@ def check_store(store: Store, *, full: bool = False) -> CheckResult:
                 found.add(f"what was to be checked cannot be read ({error})")
         if found.count:
             problems.append(Problem(name, message, found.count, tuple(found.examples)))
+    if progress is not None:
+        progress(Progress("checking", len(checks), len(checks), "checks"))
     return CheckResult(tuple(problems), tuple(unfinished))
 
 

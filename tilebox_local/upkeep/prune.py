@@ -22,11 +22,13 @@ import apsw
 from tilebox_local import clock
 from tilebox_local.catalog import run, value
 from tilebox_local.errors import ArgumentError
+from tilebox_local.upkeep.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from tilebox_local.storage.store import Store
+    from tilebox_local.upkeep.progress import Report
 
 __all__ = ["PruneResult", "prune_store"]
 
@@ -39,6 +41,7 @@ _TRUNCATE_TRIES = 20
 _NO_TRACE = 0
 _LAST = (1 << 63) - 1
 # Somebody may be about to add to a trace that has had something this recently.
+_UNITS = "jobs and traces"
 _IN_USE_NS = 60_000_000_000
 
 
@@ -85,6 +88,7 @@ def prune_store(
     keep_last: int | None = None,
     max_bytes: int | None = None,
     dry_run: bool = False,
+    progress: Report | None = None,
 ) -> PruneResult:
     """Delete what is too old, too much or too large; see Client.prune."""
     before_ns = _instant(older_than)
@@ -97,9 +101,9 @@ def prune_store(
         )
     must_go, may_go = _plan(store, before_ns, keep_last, is_limited=max_bytes is not None)
     if dry_run:
-        return _estimate(store, must_go, may_go, max_bytes)
+        return _estimate(store, must_go, may_go, max_bytes, progress)
     pages_before, page_size = _size(store)
-    pruning = _Pruning(store, page_size)
+    pruning = _Pruning(store, page_size, progress)
     pruning.delete(must_go)
     if max_bytes is not None:
         pruning.delete(may_go, max_bytes=max_bytes)
@@ -211,17 +215,24 @@ def _numbers(following: Callable[[int], int | None]) -> Iterator[int]:
         number = following(number)
 
 
-def _estimate(store: Store, must_go: list[_Unit], may_go: list[_Unit], max_bytes: int | None) -> PruneResult:
+def _estimate(
+    store: Store, must_go: list[_Unit], may_go: list[_Unit], max_bytes: int | None, progress: Report | None
+) -> PruneResult:
     """What would be deleted: rows are counted, bytes estimated from the lengths of texts."""
     result = PruneResult(is_dry_run=True)
     pages, page_size = _size(store)
     with store.read() as connection:
         excess = (pages - connection.pragma("freelist_count")) * page_size - (max_bytes or 0)
+    count = len(must_go) + len(may_go)
     for index, unit in enumerate(must_go + may_go):
         if index >= len(must_go) and result.freed_bytes >= excess:
             break
+        if progress is not None:
+            progress(Progress("counting", index, count, _UNITS))
         with store.read() as connection:
             result = _estimate_unit(connection, unit, result)
+    if progress is not None:
+        progress(Progress("counting", count, count, _UNITS))
     return replace(result, file_bytes=max(0, pages * page_size - result.freed_bytes))
 
 
@@ -258,8 +269,9 @@ def _size(store: Store) -> tuple[int, int]:
 class _Pruning:
     """Deletes units, one slice of some milliseconds after the other."""
 
-    def __init__(self, store: Store, page_size: int) -> None:
+    def __init__(self, store: Store, page_size: int, progress: Report | None) -> None:
         self._store = store
+        self._progress = progress
         self._page_size = page_size
         self._chunk = _FIRST_CHUNK
         self.result = PruneResult()
@@ -273,8 +285,13 @@ class _Pruning:
                 partial(self._slice, units=units, first=done, max_bytes=max_bytes)
             )
             self.result = self.result._plus(**counts)
+            self._report("deleting", len(units) if is_enough else done, len(units), _UNITS)
             if is_enough:
                 break
+
+    def _report(self, step: str, done: int, total: int, unit: str) -> None:
+        if self._progress is not None:
+            self._progress(Progress(step, done, total, unit))
 
     def _slice(
         self, connection: apsw.Connection, units: Sequence[_Unit], first: int, max_bytes: int | None
@@ -301,13 +318,12 @@ class _Pruning:
     def vacuum(self) -> None:
         """Move pages from the end of the file to free ones, and cut the file off behind the last one."""
         with self._store.read() as connection:
-            left = connection.pragma("freelist_count")
+            total = left = connection.pragma("freelist_count")
         pages = _FIRST_CHUNK
         while left > 0:
             moved, pages = self._store.transact(partial(_vacuum, pages=pages))
-            if moved <= 0:
-                return
-            left -= moved
+            left = max(0, left - moved) if moved > 0 else 0
+            self._report("giving back", total - left, total, "pages")
 
 
 def _vacuum(connection: apsw.Connection, pages: int) -> tuple[int, int]:

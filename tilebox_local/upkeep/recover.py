@@ -21,6 +21,7 @@ from tilebox_local.storage.connection import immediate, open_copy, translate_err
 from tilebox_local.storage.schema import APPLICATION_ID, SCHEMA_VERSION, ensure_schema
 from tilebox_local.upkeep.files import new_file, nobody_has_open
 from tilebox_local.upkeep.pages import Image
+from tilebox_local.upkeep.progress import Progress
 from tilebox_local.upkeep.repair import Repair
 from tilebox_local.upkeep.salvage import Salvage, read_tables
 from tilebox_local.upkeep.snapshot import close_copy
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping
 
+    from tilebox_local.upkeep.progress import Report
     from tilebox_local.upkeep.salvage import Row, Table
 
 __all__ = ["RecoverResult", "recover"]
@@ -72,7 +74,9 @@ class RecoverResult:
         )
 
 
-def recover(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> RecoverResult:
+def recover(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], *, progress: Report | None = None
+) -> RecoverResult:
     """Read all that can be read of a store that may be damaged, and make a new store of it.
 
     The file and its write-ahead log (`-wal`) are not changed; keep them until you have looked at the result. Rows that
@@ -83,6 +87,7 @@ def recover(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> R
     Args:
         source: The damaged file, with its -wal beside it, if there is one.
         target: The new file; it must not exist. It is one file of mode 0600, and appears when it is complete.
+        progress: Is told how far it is: pages, then tables.
 
     Returns:
         What was recovered and what was lost, by table.
@@ -101,14 +106,18 @@ def recover(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> R
         with translate_errors(str(target)), _new_store(unfinished) as connection:
             tables = read_tables(connection)
             salvage = Salvage(image, tables, dict(run(connection, "table_roots")))
-            loading = _Loading(connection, tables)
+            loading = _Loading(connection, tables, salvage, progress)
             with immediate(connection):
                 loading.load(salvage.rows())
             if not (is_ours or salvage.schema_rows or loading.count):
                 raise NotATileboxStoreError(f"Nothing of a tilebox-local store was found in {path}.")
+            if progress is not None:
+                progress(Progress("repairing", 0, len(tables), "tables"))
             with immediate(connection):
                 repair = Repair(connection, tables)
                 repair.run()
+            if progress is not None:
+                progress(Progress("repairing", len(tables), len(tables), "tables"))
             close_copy(connection)
     lost = salvage.lost_rows + loading.refused + repair.dropped
     return RecoverResult(
@@ -158,9 +167,13 @@ def _new_store(path: Path) -> Iterator[apsw.Connection]:
 class _Loading:
     """Puts rows into an empty store. Where a key comes twice, the first row wins."""
 
-    def __init__(self, connection: apsw.Connection, tables: dict[str, Table]) -> None:
+    def __init__(
+        self, connection: apsw.Connection, tables: dict[str, Table], salvage: Salvage, progress: Report | None
+    ) -> None:
         self._connection = connection
         self._tables = tables
+        self._salvage = salvage
+        self._progress = progress
         self.count = 0
         self._changes = 0
         self.refused: Counter[str] = Counter()
@@ -174,9 +187,16 @@ class _Loading:
             statement = self._insert(self._tables[name], width)
             while chunk := [self._clean(row) for row in islice(group, _ROWS_PER_STATEMENT)]:
                 self._insert_rows(name, statement, chunk)
+                self._report(is_done=False)
+        self._report(is_done=True)
         for name, values in initial.items():
             table = self._tables[name]
             self._connection.executemany(self._insert(table, len(table.columns)), values).fetchall()
+
+    def _report(self, *, is_done: bool) -> None:
+        if self._progress is not None:
+            total = self._salvage.page_count
+            self._progress(Progress("reading", total if is_done else self._salvage.pages_read, total, "pages"))
 
     def _take(self, table: Table) -> list[tuple[apsw.SQLiteValue, ...]]:
         columns = ", ".join(table.columns)

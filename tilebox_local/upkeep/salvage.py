@@ -129,7 +129,13 @@ class Salvage:
         self.damaged_pages: Counter[str] = Counter()  # nobody knows how many rows were on them
         self.foreign_tables: list[str] = []
         self.schema_rows = 0
+        self.pages_read = 0  # of those that may have rows, so far
         self._find_trees(roots)
+
+    @property
+    def page_count(self) -> int:
+        """Pages that a b-tree leads to: those that `rows` reads first."""
+        return len(self._reached)
 
     # -- the way from the roots -----------------------------------------------------------------------------------
 
@@ -201,6 +207,7 @@ class Salvage:
         """All rows that can be read; those whose pages are in doubt come last."""
         doubtful: list[Row] = []
         for number, name in self._reached:
+            self.pages_read += 1
             if name == _INDEX:
                 continue
             table = self._tables[name]

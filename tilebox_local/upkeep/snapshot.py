@@ -20,11 +20,13 @@ from tilebox_local.catalog import run
 from tilebox_local.errors import StoreError
 from tilebox_local.storage.connection import open_copy, translate_errors
 from tilebox_local.upkeep.files import new_file
+from tilebox_local.upkeep.progress import Progress
 
 if TYPE_CHECKING:
     import apsw
 
     from tilebox_local.storage.store import Store
+    from tilebox_local.upkeep.progress import Report
 
 __all__ = ["close_copy", "snapshot_store"]
 
@@ -32,17 +34,19 @@ _PAGES_PER_STEP = 1000  # Ctrl-C comes through between two steps
 _STEPS_PER_SYNC = 2
 
 
-def snapshot_store(store: Store, target: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+def snapshot_store(
+    store: Store, target: str | os.PathLike[str], *, overwrite: bool = False, progress: Report | None = None
+) -> Path:
     """Copy all that is committed, and all telemetry of this process so far, to a new file; see Client.snapshot."""
     store.flush()
     with new_file(target, overwrite=overwrite) as unfinished, store.snapshot() as connection:
         run(connection, "begin_snapshot")  # the copy is of this moment
         with translate_errors(str(target)):
-            _copy(connection, unfinished)
+            _copy(connection, unfinished, progress)
     return Path(target).expanduser().resolve()
 
 
-def _copy(source: apsw.Connection, path: Path) -> None:
+def _copy(source: apsw.Connection, path: Path, progress: Report | None) -> None:
     descriptor = os.open(path, os.O_RDWR)  # closed after SQLite's own: nobody else has the file open yet
     copy = open_copy(path.as_uri())
     try:
@@ -50,6 +54,9 @@ def _copy(source: apsw.Connection, path: Path) -> None:
         with copy.backup("main", source, "main") as backup:
             for step in count(1):
                 backup.step(_PAGES_PER_STEP)
+                if progress is not None:
+                    pages = backup.page_count
+                    progress(Progress("copying", pages - backup.remaining, pages, "pages"))
                 if backup.done:
                     break
                 if step % _STEPS_PER_SYNC == 0:
