@@ -60,6 +60,12 @@ def states(db: str) -> dict[str, str]:
         return {job.name: job.state.name for job in client.jobs().query()}
 
 
+def incidents(db: str) -> list[str]:
+    """What the next process that opens the store for writing finds wrong."""
+    with Client(db) as client:
+        return [incident.message for incident in client.doctor().incidents]
+
+
 @pytest.fixture
 def queued(tmp_path: Path) -> str:
     """A store with a job of each kind of sample task that waits."""
@@ -130,16 +136,23 @@ def test_crashes_are_reported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "processes", "code"),
-    [(signal.SIGINT, 1, 130), (signal.SIGTERM, 1, -15), (signal.SIGINT, 2, 130), (signal.SIGTERM, 2, 143)],
+    [
+        (signal.SIGINT, 1, 130),
+        (signal.SIGTERM, 1, 143),
+        (signal.SIGHUP, 1, 143),
+        (signal.SIGINT, 2, 130),
+        (signal.SIGTERM, 2, 143),
+    ],
 )
 def test_signals(queued: str, number: int, processes: int, code: int) -> None:
-    """SIGINT and SIGTERM end a runner, or all runner processes, once what runs has ended."""
+    """Signals end a runner, or all runner processes, once what runs has ended; that is no crash."""
     with running(queued, TASKS, "--processes", str(processes)) as process:
         assert main(["wait", "name:mosaic", "-q", "--db", queued]) == 0
         process.send_signal(number)
         assert process.wait(timeout=60) == code
         assert process.stderr is not None
         assert "runner process" not in process.stderr.read()  # none has crashed
+    assert incidents(queued) == []
     with Client(queued, read_only=True) as client:
         assert client.sql("select count(*) as n from runners where stopped_at is null")["n"].tolist() == [0]
 
@@ -237,3 +250,94 @@ def test_reload_gives_the_running_task_back(tmp_path: Path) -> None:
     with Client(path, read_only=True) as client:
         rows: Any = client.sql("select attempts, crashes, state from tasks").to_dict("records")
     assert rows == [{"attempts": 2, "crashes": 0, "state": "COMPUTED"}]
+    assert incidents(path) == []
+
+
+ODD = """
+import sys
+from tilebox_local import Task
+
+class Quit(Task):
+    def execute(self, context):
+        sys.exit(0)
+
+class Bad(Task):
+    def execute(self, context):
+        context.logger.info("see \x1b[31m red")
+        raise ValueError("no \x9b scale")
+"""
+
+
+def test_what_tasks_log(tmp_path: Path) -> None:
+    """Records go to stderr and cannot steer the terminal; a failed task says what it raised; --quiet keeps errors."""
+    path, code = str(tmp_path / "tilebox.db"), tmp_path / "odd.py"
+    code.write_text(ODD)
+    for options, expected in [
+        ([], ["Running Bad on", "INFO    see ␛[31m red", "ERROR   Task Bad failed! Bad: ValueError('no \\x9b scale')"]),
+        (["-q"], ["ERROR   Task Bad failed! Bad: ValueError('no \\x9b scale')"]),
+    ]:
+        assert main(["submit", f"{code}:Bad", "--db", path, "-q"]) == 0
+        command = [*PROGRAM, "--db", path, *options, "run", f"{code}:Bad", "--all"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stdout) == (0, "")
+        lines = done.stderr.splitlines()
+        assert len(lines) == len(expected)
+        assert [text in line for line, text in zip(lines, expected, strict=True)] == [True] * len(lines), lines
+
+
+@pytest.mark.parametrize("options", [[], ["--processes", "2"]])
+def test_a_task_that_exits(tmp_path: Path, options: list[str]) -> None:
+    """sys.exit() in a task ends its runner with a message and exit code 1, whatever its argument."""
+    path, code = str(tmp_path / "tilebox.db"), tmp_path / "odd.py"
+    code.write_text(ODD)
+    assert main(["submit", f"{code}:Quit", "--db", path, "-q"]) == 0
+    command = [*PROGRAM, "--db", path, "run", f"{code}:Quit", "--all", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert "Task Quit ended its runner: SystemExit(0)" in done.stderr
+    assert "tilebox-local: sys.exit(0) ended the runner; the task is queued again.\n" in done.stderr
+
+
+def test_exit_at_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """sys.exit() in the user's file is a file that cannot be imported."""
+    code = tmp_path / "odd.py"
+    code.write_text("import sys\nsys.exit(3)\n")
+    assert main(["run", str(code), "--db", str(tmp_path / "tilebox.db")]) == 2
+    assert f"{code} cannot be imported: SystemExit: 3 ({code}, line 2)." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("before", [None, "x = 1\n", "import sys\nsys.exit(3)\n"])
+@pytest.mark.parametrize("target", ["{}.py", "{}.py:Bad", "new_module"])
+def test_reload_of_what_is_not_there_yet(tmp_path: Path, before: str | None, target: str) -> None:
+    """--reload that begins with a missing file, module or class, or one without tasks, begins when it is there."""
+    code = tmp_path / "new_module.py"
+    if before is not None:
+        code.write_text(before)
+    command = [*PROGRAM, "--db", "tilebox.db", "run", target.format(code.with_suffix("")), "--reload"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any(line == "Waiting for a change of the code.\n" for line in process.stderr)
+        code.write_text(ODD)
+        assert any(line.startswith("Running ") for line in process.stderr)
+        process.send_signal(signal.SIGTERM)
+        process.stderr.read()
+        assert process.wait(timeout=60) == 143
+
+
+@pytest.mark.parametrize("options", [["--cluster", "nowhere"], ["--db", "/dev/null/x"]])
+def test_reload_of_what_no_code_mends(queued: str, options: list[str]) -> None:
+    """--reload ends if the code is fine, and the cluster or the store is not."""
+    command = [*PROGRAM, "--db", queued, "run", TASKS, "--reload", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode in (3, 4)
+    assert "Waiting" not in done.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--processes", "2"]])
+def test_modules_of_the_working_directory(tmp_path: Path, options: list[str]) -> None:
+    """A file of tasks may have the name of a module that the program itself needs."""
+    (tmp_path / "json.py").write_text(ODD)
+    program = Path(sys.executable).with_name("tilebox-local")
+    command = [program, "--db", "tilebox.db", "run", "json.py", "--all", *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr

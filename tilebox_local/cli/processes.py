@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from tilebox_local.cli.running import FAILED, INTERRUPTED, OK
+from tilebox_local.cli.running import FAILED, INTERRUPTED, NOT_FOUND, OK, STORE, USAGE
 from tilebox_local.clock import wall_ns
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["supervise"]
 
 _DEBOUNCE_S = 0.2  # editors write a file in several steps
+_LISTEN_S = 1.0
 _TERMINATED = 128 + signal.SIGTERM
 
 
@@ -43,6 +45,8 @@ class _Child:
     end: socket.socket
     started_ns: int
     is_told: bool = False  # to end
+    has_loaded: bool = False  # the user's code
+    listener: threading.Thread | None = None
 
 
 @dataclass
@@ -90,11 +94,12 @@ class _Supervisor:
         self._codes: list[int] = []  # of those that were not told to end
         self._signal: int | None = None
         self._is_restarting = False
+        self._is_hopeless = False
         self._sources = _Sources(events) if reloads else None
 
     def run(self) -> int:
         self._start()
-        while self._children or (self._sources is not None and self._signal is None):
+        while self._children or (self._sources is not None and self._signal is None and not self._is_hopeless):
             event = self._events.get()
             if event.kind == "signal":
                 self._signal = event.number
@@ -124,8 +129,9 @@ class _Supervisor:
             common = [f"--db={self._session.path}", f"--color={self._session.color}"]
             common += ["--quiet"] if self._session.is_quiet else []
             common += ["--verbose"] if self._session.is_verbose else []
-            command = [sys.executable, "-m", "tilebox_local", *common, "run", f"--supervisor={other.fileno()}"]
-            environment = dict(os.environ)
+            # -P: else Python looks for modules in the working directory first, also for those that we need.
+            command = [sys.executable, "-P", "-m", "tilebox_local", *common, "run", f"--supervisor={other.fileno()}"]
+            environment = _environment()
             if self._sources is not None:
                 # Python takes compiled code for current if its source has the same size and second.
                 environment["PYTHONDONTWRITEBYTECODE"] = "1"
@@ -140,14 +146,17 @@ class _Supervisor:
             other.close()
             child = _Child(number, process, own, started_ns)
             self._children.append(child)
-            for listen in (self._listen, self._wait):
-                threading.Thread(target=listen, args=(child,), name="tilebox-local-run", daemon=True).start()
+            child.listener = threading.Thread(target=self._listen, args=(child,), name="tilebox-local-run", daemon=True)
+            child.listener.start()
+            threading.Thread(target=self._wait, args=(child,), name="tilebox-local-run", daemon=True).start()
 
     def _listen(self, child: _Child) -> None:
         """Pass on what a child says."""
         with contextlib.suppress(OSError), child.end.makefile("rb") as lines:  # closed when it has ended
             for line in lines:
-                self._events.put(_Event("sources", child.started_ns, child, json.loads(line)))
+                told = json.loads(line)
+                child.has_loaded = told["are_loaded"]
+                self._events.put(_Event("sources", child.started_ns, child, told["files"]))
 
     def _wait(self, child: _Child) -> None:
         """Tell that a child has ended. Not by the end of what it says: its own children may have inherited that."""
@@ -160,6 +169,8 @@ class _Supervisor:
 
     def _bury(self, child: _Child, code: int) -> None:
         self._children.remove(child)
+        if child.listener is not None:
+            child.listener.join(_LISTEN_S)  # to what it has said before it ended; its own children may go on
         child.end.close()
         if child.is_told:
             return
@@ -167,7 +178,9 @@ class _Supervisor:
         if code != 0:
             how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
             sys.stderr.write(f"tilebox-local: runner process {child.number} (pid {child.process.pid}) {how}.\n")
-            if self._sources is not None and not self._children:
+            # The store or the cluster is at fault, say, and not the code, which was loaded.
+            self._is_hopeless |= child.has_loaded and code in (USAGE, STORE, NOT_FOUND)
+            if self._sources is not None and not self._children and not self._is_hopeless:
                 self._session.say("Waiting for a change of the code.")
 
     def _restart(self, files: list[str]) -> None:
@@ -185,6 +198,15 @@ class _Supervisor:
             child.end.close()
 
 
+def _environment() -> dict[str, str]:
+    """The environment of a child, in which this package is found as it is here: from a checkout, too."""
+    environment = dict(os.environ)
+    folder = Path(__file__).parents[2]
+    if folder == Path.cwd():
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    return environment
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -198,6 +220,7 @@ class _Sources:
     def __init__(self, events: SimpleQueue[_Event]) -> None:
         from watchdog.observers import Observer
 
+        logging.getLogger("watchdog").setLevel(logging.CRITICAL)  # it may complain while it is stopped
         self._events = events
         self._files: set[str] = set()
         self._folders: set[str] = set()
@@ -222,8 +245,9 @@ class _Sources:
                             changes.put(path)
 
         for folder in {str(Path(file).parent) for file in files} - self._folders:
-            self._folders.add(folder)
-            self._observer.schedule(Handler(), folder, recursive=False)
+            with contextlib.suppress(OSError):  # it is not there
+                self._observer.schedule(Handler(), folder, recursive=False)
+                self._folders.add(folder)
         for file in files:
             with contextlib.suppress(OSError):
                 if Path(file).stat().st_mtime_ns > since_ns:

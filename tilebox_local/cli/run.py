@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tilebox_local.cli.running import FAILED, OK
 from tilebox_local.cli.session import Session, command
+from tilebox_local.cli.signals import ToldToEndError, ends_when_told
 
 if TYPE_CHECKING:
-    from tilebox_local.errors import TargetImportError
+    from tilebox_local.errors import TileboxLocalError
 
 __all__ = ["run"]
 
@@ -64,33 +66,45 @@ def run(
     if supervisor is not None:
         _end_with(supervisor)
     from tilebox_local.cli.targets import load_tasks
-    from tilebox_local.errors import TargetImportError
+    from tilebox_local.errors import TileboxLocalError
 
     try:
         tasks = load_tasks(targets)
-    except TargetImportError as error:
-        _tell_sources(supervisor, error)
+    except TileboxLocalError as error:
+        _tell_sources(supervisor, targets, error)
         raise
-    _tell_sources(supervisor)
-    from tilebox_local.client import Client
+    _tell_sources(supervisor, targets)
+    import logging
 
-    with Client(session.path, name=name) as client:
+    from tilebox_local.client import Client
+    from tilebox_local.observability.logging import console_on_terminal
+
+    # What tasks log is for people; data goes to stdout.
+    level = logging.ERROR if session.is_quiet else logging.INFO
+    with ends_when_told(), console_on_terminal(level, sys.stderr), Client(session.path, name=name) as client:
         runner = client.runner(cluster, tasks=tasks)
         session.say(f"Running {', '.join(task.__name__ for task in tasks)} on {client.path}.")
-        if until_idle:
-            runner.run_all()
-        else:
-            runner.run_forever()
-    return 0
+        try:
+            if until_idle:
+                runner.run_all()
+            else:
+                runner.run_forever()
+        except ToldToEndError:
+            raise
+        except SystemExit as error:  # of a task: the runner ends, and has said of which
+            sys.stderr.write(f"tilebox-local: sys.exit({error.code!r}) ended the runner; the task is queued again.\n")
+            return FAILED
+    return OK
 
 
-def _tell_sources(supervisor: int | None, error: TargetImportError | None = None) -> None:
-    """Tell the supervisor which files the user's code consists of, as a line of JSON."""
+def _tell_sources(supervisor: int | None, targets: tuple[str, ...], error: TileboxLocalError | None = None) -> None:
+    """Tell the supervisor which files the user's code consists of, and whether they work, as a line of JSON."""
     if supervisor is None:
         return
-    from tilebox_local.cli.targets import is_own_source
+    from tilebox_local.cli.targets import files_of, is_own_source
 
     files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    files.update(file for target in targets for file in files_of(target))  # they may not be there yet
     cause: Any = None if error is None else error.__cause__
     while cause is not None:
         files.add(getattr(cause, "filename", None))  # of a SyntaxError
@@ -100,7 +114,7 @@ def _tell_sources(supervisor: int | None, error: TargetImportError | None = None
             trace = trace.tb_next
         cause = cause.__cause__
     own = sorted(os.path.abspath(file) for file in files if file and is_own_source(file))  # noqa: PTH100
-    line = json.dumps(own) + "\n"
+    line = json.dumps({"files": own, "are_loaded": error is None}) + "\n"
     os.write(supervisor, line.encode())
 
 

@@ -55,9 +55,10 @@ class Session:
         """A client that may write; `creates`: also if there is no store yet."""
         if not creates:
             self._check_exists(not_empty=True)
+        from tilebox_local.cli.signals import ends_when_told
         from tilebox_local.client import Client
 
-        with Client(self.path) as client:
+        with ends_when_told(), Client(self.path) as client:
             yield client
 
     def _check_exists(self, *, not_empty: bool = False) -> None:

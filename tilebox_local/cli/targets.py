@@ -16,7 +16,7 @@ from tilebox_local.task import TaskMeta
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["is_own_source", "load_module", "load_task", "load_tasks"]
+__all__ = ["files_of", "is_own_source", "load_module", "load_task", "load_tasks"]
 
 
 def load_tasks(targets: list[str] | tuple[str, ...]) -> list[type[Any]]:
@@ -49,10 +49,25 @@ def _split(target: str) -> tuple[str, str]:
     return (module, name) if colon and module else (target, "")
 
 
+def files_of(target: str) -> list[str]:
+    """Paths of the files where a target is, or would be if it is not there yet."""
+    module, _ = _split(target)
+    if _is_file(module):
+        return [str(Path(module).expanduser().resolve())]
+    place = Path.cwd().joinpath(*module.split("."))
+    return [f"{place}.py", str(place / "__init__.py")]
+
+
+def _is_file(module: str) -> bool:
+    return module.endswith(".py") or "/" in module
+
+
 def load_module(name: str) -> ModuleType:
     """Import a module by its name, from the working directory, too, or a file."""
-    if name.endswith(".py") or "/" in name:
+    if _is_file(name):
         return _load_file(Path(name))
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ArgumentError(f"{name!r} is neither the name of a module nor the path of a .py file.")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -63,7 +78,7 @@ def load_module(name: str) -> ModuleType:
             hint = "Give a module that can be imported from here, or the path of a .py file."
             raise NotFoundError("module", name, hint=hint, place="here") from error
         raise _import_error(name, error) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _import_error(name, error) from error
 
 
@@ -84,13 +99,13 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[path.stem]
         raise _import_error(str(path), error) from error
     return module
 
 
-def _import_error(target: str, error: Exception) -> TargetImportError:
+def _import_error(target: str, error: BaseException) -> TargetImportError:
     """Says what was raised, and where in the user's code, since that is to be mended."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if is_own_source(frame.filename)]
     place = f" ({own[-1].filename}, line {own[-1].lineno})" if own and not isinstance(error, SyntaxError) else ""

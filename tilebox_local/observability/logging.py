@@ -12,9 +12,11 @@ import sys
 import threading
 import traceback
 import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 from uuid import uuid4
 
+from tilebox_local.formatting.text import visible
 from tilebox_local.observability._logging import (
     ATTRIBUTES,
     NAMESPACE,
@@ -31,6 +33,7 @@ from tilebox_local.storage.redaction import redact_output
 from tilebox_local.storage.rows import LogItem
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import timedelta
 
     from tilebox_local.storage.queue import TelemetryQueue
@@ -243,6 +246,21 @@ class ColorfulConsoleFormatter(_ConsoleFormatter):
         return f"{self.COLORS.get(record.levelno, '')}{super().format(record)}\x1b[0m"
 
 
+class TerminalFormatter(_ConsoleFormatter):
+    """Time, level and message, which cannot steer the terminal; of a task that failed, what it raised, too."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, or more with an exception."""
+        text = super().format(record)
+        display = getattr(record, ATTRIBUTES, {}).get("display") if record.name == internal_logger.name else None
+        if isinstance(display, str):
+            text = f"{text} {redact_output(display).replace(chr(10), ': ')}"
+        return visible(text, keep_newlines=True)
+
+
 def configure_console_logging(
     level: int = logging.INFO,
     stream: TextIO | None = None,
@@ -266,6 +284,22 @@ def configure_console_logging(
             _is_automatic = False
         if enabled:
             _add_console(level, sys.stdout if stream is None else stream, ColorfulConsoleFormatter())
+
+
+@contextmanager
+def console_on_terminal(level: int, stream: TextIO) -> Iterator[None]:
+    """Within the block, print records from this level on, so that they cannot steer the terminal, and nothing else."""
+    global _is_console_configured
+    with _lock:
+        was_configured, _is_console_configured = _is_console_configured, True
+        _remove_consoles()
+        _add_console(level, stream, TerminalFormatter())
+    try:
+        yield
+    finally:
+        with _lock:
+            _remove_consoles()
+            _is_console_configured = was_configured
 
 
 def configure_log_level(level: int = logging.INFO, *, tilebox_debug: bool = False) -> None:

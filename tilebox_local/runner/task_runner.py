@@ -224,6 +224,7 @@ class TaskRunner:
                 self._give_back()  # it is the runner that was told to end
             else:
                 # sys.exit(), say. Who restarts the runner would meet it again and again, so it counts as a crash.
+                _log.error("Task %s ended its runner: %r", task_class.__name__, error)
                 self._give_up(f"The task ended its runner: {error!r}.")
             raise
         if not self._is_at_work():
