@@ -103,6 +103,10 @@ def test_search(ask: Callable[..., Any], db: str, capsys: pytest.CaptureFixture[
     one = ask("search", "spans", "--job", "name:scene", "--name", "task/*")
     assert {row["job_name"] for row in one} == {"scene"}
     assert ask("search", "spans", "--attribute", "no-such-key") == []
+    assert ask("search", "spans", "--since", "1h") == ask("search", "spans")
+    assert ask("search", "spans", "--until", "1h") == ask("search", "spans", "--max-duration", "0s") == []
+    runner = everything[0]["runner"]
+    assert {row["runner"] for row in ask("search", "spans", "--runner", runner)} == {runner}
     pairs = ask("search", "structure", "job/* > task/*")
     assert {(pair["a"]["name"], pair["b"]["name"]) for pair in pairs} >= {("job/scene", "task/Scene")}
     assert isinstance(ask("search", "logs", "nothingofthiskind"), list)

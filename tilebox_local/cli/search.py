@@ -11,7 +11,7 @@ import click
 from tilebox_local.cli.analysis import length, limit_option, show_records
 from tilebox_local.cli.records import LEVELS
 from tilebox_local.cli.session import Session, command, common_options
-from tilebox_local.cli.types import DURATION
+from tilebox_local.cli.types import DURATION, INSTANT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +60,7 @@ def _condition(text: str) -> tuple[str, Any]:
 @command(
     "spans",
     examples=[
-        "tilebox-local search spans --name 'task/*' --min-duration 10ms",
+        "tilebox-local search spans --name 'task/*' --min-duration 10ms --since 24h",
         "tilebox-local search spans --attribute scene_id=S2A_001 --status error --json",
         "tilebox-local search spans --attribute 'cloud_cover>20' --attribute 'cloud_cover<=80' --json",
     ],
@@ -76,7 +76,11 @@ def _condition(text: str) -> tuple[str, Any]:
 )
 @click.option("--status", type=click.Choice(["unset", "ok", "error", "open"], case_sensitive=False))
 @click.option("--min-duration", type=DURATION, metavar="TIME", help="At least this long: 250ms, 10s, 2m.")
+@click.option("--max-duration", type=DURATION, metavar="TIME", help="At most this long.")
+@click.option("--since", type=INSTANT, metavar="TIME", help="Started then or later: 2026-05-01T12:00Z, or 10m (ago).")
+@click.option("--until", type=INSTANT, metavar="TIME", help="Started before.")
 @click.option("--task", metavar="NAME", help="Of tasks of this name.")
+@click.option("--runner", metavar="ID", help="Of this runner.")
 @limit_option(100)
 def search_spans(
     session: Session,
@@ -85,10 +89,14 @@ def search_spans(
     attributes: tuple[str, ...],
     status: Any,
     min_duration: timedelta | None,
+    max_duration: timedelta | None,
+    since: int | None,
+    until: int | None,
     task: str | None,
+    runner: str | None,
     limit: int,
 ) -> None:
-    """Search spans by name, attributes, length and status."""
+    """Search spans by name, attributes, length, time and status."""
     from tilebox_local.cli.output import Column, left_out, time_of_day
 
     with _asked(session, job) as (jobs, job_id):
@@ -98,7 +106,11 @@ def search_spans(
             attributes=list(map(_condition, attributes)) or None,
             status=status,
             min_duration=min_duration,
+            max_duration=max_duration,
+            since=since,
+            until=until,
             task=task,
+            runner=runner,
             limit=limit,
         )
     columns = [
