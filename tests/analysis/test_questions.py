@@ -125,6 +125,19 @@ def test_missing_children_agree(client: Client, bands: UUID) -> None:
     assert len(found) == 21
 
 
+def test_error_rates_agree(client: Client, build: TraceBuilder) -> None:
+    """Rates by name and time are those of error_rates(); names without failures are left out."""
+    job = build.job()
+    for number in range(60):
+        name = ("read", "write", "sound")[number % 3]
+        status = 2 if name != "sound" and number % 7 == 0 else 1
+        job.span(name, number * MS, number * MS + number * number * 1000, status=status)
+    job.span("read", 0, None)
+    rows = ask(client, "error_rates", job_id=job.id)
+    assert rows == client.jobs().error_rates(job.id).to_dicts()
+    assert set(column(rows, "name")) == {"read", "write"}
+
+
 def test_slowest_spans(client: Client, bands: UUID) -> None:
     """The 100 longest spans that have ended, the longest first."""
     rows = ask(client, "slowest_spans", job_id=bands)

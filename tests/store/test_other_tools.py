@@ -178,8 +178,9 @@ def test_datasette(busy: Path) -> None:
     others = {view: count for view, count in counts.items() if view not in OF_FIRST}
     assert others == {"jobs": 1, "bottlenecks": 6, "concurrency": 7, "trends": 1, "incidents": 0, "writers": 1}
     assert answers == {
-        "recent_failures": 1, "flaky_tasks": 0, "slowest_spans": 7, "search_spans": 3, "search_logs": 3,
-        "spans_without_child": 3, "time_by_attribute": 3, "why_slow": 0, "compare_jobs": 0, "trace_tree": 7,
+        "recent_failures": 1, "flaky_tasks": 0, "error_rates": 0, "slowest_spans": 7, "search_spans": 3,
+        "search_logs": 3, "spans_without_child": 3, "time_by_attribute": 3, "why_slow": 0, "compare_jobs": 0,
+        "trace_tree": 7,
     }  # fmt: skip
 
 

@@ -22,6 +22,24 @@ SELECT name, version, count(1) AS tasks, sum(attempts > 1) AS retried, 1.0 * sum
 FROM tasks GROUP BY name, version HAVING sum(attempts > 1) > 0
 ORDER BY share DESC, name, version;
 
+-- name: error_rates
+-- title: Which part of the spans of a job failed, over time
+-- For the names of which any failed: ended and failed spans by twentieth of the time in which spans ended.
+-- :job_id  id of the job
+WITH
+ended AS MATERIALIZED (
+  SELECT name, status, end_ns, min(end_ns) OVER () AS first_ns, max(end_ns) OVER () AS last_ns
+  FROM spans WHERE job_id = :job_id AND end_ns IS NOT NULL),
+placed AS (
+  SELECT name, status, first_ns, (last_ns - first_ns) / 20 + 1 AS width_ns,
+    (end_ns - first_ns) / ((last_ns - first_ns) / 20 + 1) AS slot
+  FROM ended WHERE name IN (SELECT name FROM ended WHERE status = 'ERROR'))
+SELECT name, strftime('%Y-%m-%dT%H:%M:%S', (first_ns + slot * width_ns) / 1000000000, 'unixepoch')
+    || printf('.%09dZ', (first_ns + slot * width_ns) % 1000000000) AS start_time,
+  width_ns / 1e6 AS duration_ms, count(1) AS count, sum(status = 'ERROR') AS failed,
+  1.0 * sum(status = 'ERROR') / count(1) AS rate
+FROM placed GROUP BY name, slot ORDER BY name, slot;
+
 -- name: slowest_spans
 -- title: The longest spans of a job
 -- Those that have ended, the longest first, with what they are about.
