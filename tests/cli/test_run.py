@@ -36,6 +36,12 @@ class Slow(Task):
 """
 
 
+def _handle_signals_by_default() -> None:
+    """Whoever runs the tests in the background, or by nohup, ignores some."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @contextmanager
 def running(db: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """`tilebox-local run` in a process of its own, with the default handling of SIGINT; ended afterwards."""
@@ -44,7 +50,7 @@ def running(db: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+        preexec_fn=_handle_signals_by_default,
     )
     try:
         yield process
