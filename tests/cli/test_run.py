@@ -330,6 +330,22 @@ def test_reload_of_what_is_not_there_yet(tmp_path: Path, before: str | None, tar
         assert process.wait(timeout=60) == 143
 
 
+@pytest.mark.parametrize("missing", ["other.py", "other/__init__.py"])
+def test_reload_when_an_import_is_there(tmp_path: Path, missing: str) -> None:
+    """--reload of code that imports what is not there yet begins when it is."""
+    code, other = tmp_path / "code.py", tmp_path / missing
+    code.write_text(f"import other\n{ODD}")
+    with running(str(tmp_path / "tilebox.db"), str(code), "--reload") as process:
+        assert process.stderr is not None
+        assert any(line == "Waiting for a change of the code.\n" for line in process.stderr)
+        other.parent.mkdir(exist_ok=True)
+        other.touch()
+        assert any(line.startswith("Running ") for line in process.stderr)
+        process.send_signal(signal.SIGTERM)
+        process.stderr.read()
+        assert process.wait(timeout=60) == 143
+
+
 @pytest.mark.parametrize("options", [["--cluster", "nowhere"], ["--db", "/dev/null/x"]])
 def test_reload_of_what_no_code_mends(queued: str, options: list[str]) -> None:
     """--reload ends if the code is fine, and the cluster or the store is not."""

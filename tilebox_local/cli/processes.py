@@ -105,7 +105,9 @@ class _Supervisor:
                 self._signal = event.number
                 self._tell(event.number)
             elif event.kind == "sources" and self._sources is not None:
-                self._sources.watch(event.files, event.number)
+                self._sources.watch(
+                    event.files, event.number, takes_any=event.child is None or not event.child.has_loaded
+                )
             elif event.kind == "ended" and event.child is not None:
                 self._bury(event.child, event.number)
             elif event.kind == "changed" and self._signal is None:
@@ -224,24 +226,33 @@ class _Sources:
         self._events = events
         self._files: set[str] = set()
         self._folders: set[str] = set()
+        self._takes_any = False
         self._changes: SimpleQueue[str | None] = SimpleQueue()
         self._observer = Observer()
         self._observer.start()
         self._thread = threading.Thread(target=self._debounce, name="tilebox-local-reload", daemon=True)
         self._thread.start()
 
-    def watch(self, files: Sequence[str], since_ns: int) -> None:
-        """Watch these files for changes since an instant. In fact their folders, since editors replace files."""
+    def watch(self, files: Sequence[str], since_ns: int, *, takes_any: bool) -> None:
+        """Watch these files for changes since an instant. In fact their folders, since editors replace files.
+
+        `takes_any`: something cannot be imported, maybe for want of a file of another name, or a folder, beside them.
+        """
         from watchdog.events import FileSystemEvent, FileSystemEventHandler
 
         changes, known = self._changes, self._files
         known |= set(files)
+        self._takes_any = takes_any
+
+        def counts(path: str, event: FileSystemEvent) -> bool:
+            is_new = event.is_directory and event.event_type == "created" and not path.endswith("__pycache__")
+            return path in known or (self._takes_any and (path.endswith(".py") or is_new))
 
         class Handler(FileSystemEventHandler):
             def on_any_event(self, event: FileSystemEvent) -> None:
                 if event.event_type in ("modified", "created", "moved", "deleted"):
                     for path in (os.fsdecode(event.src_path), os.fsdecode(event.dest_path or "")):
-                        if path in known:
+                        if counts(path, event):
                             changes.put(path)
 
         for folder in {str(Path(file).parent) for file in files} - self._folders:
