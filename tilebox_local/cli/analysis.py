@@ -202,11 +202,11 @@ def concurrency(session: Session, job: str, slots: int) -> None:
         columns = [
             Column("start_time", "from", lambda time: f"{time[:23]}Z", brief=time_of_day),
             _mean("running", "running"),
-            count("max_running", "at most"),
+            count("max_running", "max running"),
             _mean("queued", "queued"),
-            count("max_queued", "at most"),
+            count("max_queued", "max queued"),
             _mean("open_spans", "open spans"),
-            count("max_open_spans", "at most"),
+            count("max_open_spans", "max open"),
         ]
         show_records(session, found, columns, empty="No task of this job has started yet.")
         if found.runners:
@@ -252,9 +252,9 @@ def queue_waits(session: Session, job: str) -> None:
             length("run_ms", "ran"),
             percent("wait_share", "waiting"),
             count("retries"),
-            length("retry_cost_ms", "cost"),
+            length("retry_cost_ms", "retry cost"),
             count("lost"),
-            length("lost_cost_ms", "cost"),
+            length("lost_cost_ms", "lost cost"),
         ]
         show_records(session, jobs.queue_waits(job_id), columns, empty="No task of this job has been claimed yet.")
 

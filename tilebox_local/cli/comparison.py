@@ -86,10 +86,10 @@ def compare(session: Session, job_a: str, job_b: str, show_all: bool, limit: int
     columns: list[Column] = [
         Column("verdict"),
         Column("path", gives_way=True),
-        count("a_count", "before"),
+        count("a_count", "spans before"),
         count("b_count", "after"),
-        length("a_self_ms", "self"),
-        length("b_self_ms", "self"),
+        length("a_self_ms", "self before"),
+        length("b_self_ms", "self after"),
         percent("contribution"),
         Column("description", "in words"),
     ]
