@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sample_tasks import Exit, Mosaic, Scene
+from store_support import until
 
 from tilebox_local import Client
 from tilebox_local.cli import main
@@ -145,7 +146,7 @@ def test_crashes_are_reported(tmp_path: Path) -> None:
     [
         (signal.SIGINT, 1, 130),
         (signal.SIGTERM, 1, 143),
-        (signal.SIGHUP, 1, 143),
+        (signal.SIGHUP, 1, 129),
         (signal.SIGINT, 2, 130),
         (signal.SIGTERM, 2, 143),
     ],
@@ -289,6 +290,102 @@ def test_what_tasks_log(tmp_path: Path) -> None:
         lines = done.stderr.splitlines()
         assert len(lines) == len(expected)
         assert [text in line for line, text in zip(lines, expected, strict=True)] == [True] * len(lines), lines
+
+
+ENDS = """
+import os, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from tilebox_local import Task
+
+class Waits(Task):
+    flag: str
+
+    def execute(self, context):
+        Path(self.flag).touch()
+        time.sleep(1000)
+
+class Stays(Task):
+    flag: str
+
+    def execute(self, context):
+        with ThreadPoolExecutor() as pool:
+            Path(self.flag).touch()
+            pool.submit(time.sleep, 1000).result()
+
+class Catches(Task):
+    flag: str
+
+    def execute(self, context):
+        while True:
+            try:
+                Path(self.flag).touch()
+                time.sleep(1000)
+            except SystemExit:
+                pass
+
+def child(context, flag):
+    with context.tracer.span("in child"):
+        pass
+    Path(flag).touch()
+    time.sleep(1000)
+
+class Forks(Task):
+    flag: str
+
+    def execute(self, context):
+        process = get_context("fork").Process(target=child, args=(context, self.flag))
+        process.start()
+        while not Path(self.flag).exists():
+            time.sleep(0.01)
+        process.terminate()
+        process.join()
+        pid = os.fork()
+        if not pid:
+            sys.exit(3)
+        context.current_task.display = f"{process.exitcode} {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "number", "code"),
+    [
+        ("Waits", signal.SIGTERM, 143),
+        ("Waits", signal.SIGHUP, 129),
+        ("Stays", signal.SIGTERM, 143),
+        ("Catches", signal.SIGTERM, 143),
+    ],
+)
+def test_signals_to_a_task_that_goes_on(tmp_path: Path, task: str, number: int, code: int) -> None:
+    """A task that does not end after a signal goes back to the queue; that it stays there does not keep the process."""
+    path, file, flag = str(tmp_path / "tilebox.db"), tmp_path / "ends.py", tmp_path / "flag"
+    file.write_text(ENDS)
+    assert main(["submit", f"{file}:{task}", "--arg", f"flag={flag}", "--db", path, "-q"]) == 0
+    with running(path, str(file)) as process:
+        until(flag.exists)
+        process.send_signal(number)
+        assert process.wait(timeout=60) == code
+    assert incidents(path) == []
+    with Client(path, read_only=True) as client:
+        rows = client.sql("select state, crashes from tasks").to_dict("records")
+    assert rows == [{"state": "QUEUED", "crashes": 0}]
+
+
+def test_children_of_tasks(tmp_path: Path) -> None:
+    """Children that a task forks are ended by SIGTERM as any process, keep their spans, and may call sys.exit()."""
+    path, file = str(tmp_path / "tilebox.db"), tmp_path / "ends.py"
+    file.write_text(ENDS)
+    assert main(["submit", f"{file}:Forks", "--arg", f"flag={tmp_path / 'flag'}", "--db", path, "-q"]) == 0
+    with running(path, str(file), "--all") as process:
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert process.wait(timeout=60) == 0
+    assert "sys.exit" not in said
+    with Client(path, read_only=True) as client:
+        tasks = client.sql("select display, state from tasks").to_dict("records")
+        spans = client.sql("select name from spans where name = 'in child'")["name"].tolist()
+    assert (tasks, spans) == ([{"display": "-15 3", "state": "COMPUTED"}], ["in child"])
 
 
 @pytest.mark.parametrize("options", [[], ["--processes", "2"]])

@@ -208,7 +208,7 @@ def test_nothing_is_stored_without_the_exit_hook(stage: Stage) -> None:
     """Were it not for atexit, the end of the script would lose what was appended last."""
     off = """
 from tilebox_local.storage import store, writer
-atexit.unregister(store._close_all)
+atexit.unregister(store.close_all)
 writer.Writer._wait = lambda self: time.sleep(60)  # not by chance, either
 """
     played = stage.play(off + "make('last')")

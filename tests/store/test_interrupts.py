@@ -223,7 +223,7 @@ def test_an_interrupted_exit_closes_all_stores(tmp_path: Path) -> None:
         for path in paths:
             make_spans(Client(path).tracer, 3)
         # The first call is that of the function itself, which atexit makes.
-        was_hit = interrupt_after(calls + 1, store_module._close_all, CLOSING)
+        was_hit = interrupt_after(calls + 1, store_module.close_all, CLOSING)
         for path in paths:
             path.open().close()
             with Client(path) as again:

@@ -82,6 +82,7 @@ def run(
     # What tasks log is for people; data goes to stdout.
     level = logging.ERROR if session.is_quiet else logging.INFO
     with ends_when_told(), console_on_terminal(level, sys.stderr), Client(session.path, name=name) as client:
+        pid = os.getpid()
         runner = client.runner(cluster, tasks=tasks)
         session.say(f"Running {', '.join(task.__name__ for task in tasks)} on {client.path}.")
         try:
@@ -89,9 +90,10 @@ def run(
                 runner.run_all()
             else:
                 runner.run_forever()
-        except ToldToEndError:
-            raise
-        except SystemExit as error:  # of a task: the runner ends, and has said of which
+        except SystemExit as error:
+            if isinstance(error, ToldToEndError) or os.getpid() != pid:  # in a child that a task has forked
+                raise
+            # A task has called sys.exit(): the runner ends, and has said which.
             sys.stderr.write(f"tilebox-local: sys.exit({error.code!r}) ended the runner; the task is queued again.\n")
             return FAILED
     return OK

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from tilebox_local.storage.file import StoreFile
     from tilebox_local.storage.forking import ForkStep
 
-__all__ = ["MEMORY", "Store", "close_uses", "is_open_here", "open_store", "open_stores"]
+__all__ = ["MEMORY", "Store", "close_all", "close_uses", "is_open_here", "open_store", "open_stores"]
 
 T = TypeVar("T")
 
@@ -497,7 +497,7 @@ def _resource_key(service: str | None) -> str:
     return redact_json(resource_key(process_resource(service)))
 
 
-def _close_all() -> None:
+def close_all() -> None:
     """Close what is still open at the end of the process. Every store gets its chance, whatever becomes of others."""
     steps: deque[Callable[[], None]] | None = None
     interrupted: Callable[[], None] | None = None
@@ -551,7 +551,7 @@ def _seconds_until(deadline_ns: int) -> float:
     return max(0.0, (deadline_ns - clock.monotonic_ns()) / 1e9)
 
 
-_multiprocessing_end = MultiprocessingEnd(_close_all, _flush_all)
+_multiprocessing_end = MultiprocessingEnd(close_all, _flush_all)
 
 
 def _fork_steps() -> Iterator[ForkStep]:
@@ -579,4 +579,4 @@ os.register_at_fork(
     after_in_child=_forking.after_fork_in_child,
 )
 os.register_at_fork(after_in_child=_multiprocessing_end.prepare)  # when the handlers of signals are back
-atexit.register(_close_all)
+atexit.register(close_all)
