@@ -44,6 +44,17 @@ def _handle_signals_by_default() -> None:
 
 
 @contextmanager
+def killed_afterwards(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """A process that a failing test does not leave behind."""
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@contextmanager
 def running(db: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """`tilebox-local run` in a process of its own, with the default handling of SIGINT; ended afterwards."""
     process = subprocess.Popen(
@@ -53,12 +64,8 @@ def running(db: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         text=True,
         preexec_fn=_handle_signals_by_default,
     )
-    try:
+    with killed_afterwards(process):
         yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
 
 
 def states(db: str) -> dict[str, str]:
@@ -417,7 +424,7 @@ def test_reload_of_what_is_not_there_yet(tmp_path: Path, before: str | None, tar
     if before is not None:
         code.write_text(before)
     command = [*PROGRAM, "--db", "tilebox.db", "run", target.format(code.with_suffix("")), "--reload"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    with killed_afterwards(subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)) as process:
         assert process.stderr is not None
         assert any(line == "Waiting for a change of the code.\n" for line in process.stderr)
         code.write_text(ODD)
@@ -427,23 +434,39 @@ def test_reload_of_what_is_not_there_yet(tmp_path: Path, before: str | None, tar
         assert process.wait(timeout=60) == 143
 
 
-@pytest.mark.parametrize("missing", ["other.py", "other/__init__.py"])
-def test_reload_when_an_import_is_there(tmp_path: Path, missing: str) -> None:
-    """--reload of code that imports what is not there yet begins when it is."""
-    code, other = tmp_path / "code.py", tmp_path / missing
-    code.write_text(f"import other\n{ODD}")
-    with running(str(tmp_path / "tilebox.db"), str(code), "--reload") as process:
+@pytest.mark.parametrize(
+    ("target", "before", "after"),
+    [
+        ("code.py", {"code.py": f"import other\n{ODD}"}, {"other.py": ""}),
+        ("code.py", {"code.py": f"import other\n{ODD}"}, {"other/__init__.py": ""}),
+        ("code.py", {"code.py": f"from some import other\n{ODD}", "some/x.py": ""}, {"some/other.py": ""}),
+        ("new.inner", {}, {"new/inner.py": ODD}),
+        ("new:Bad", {}, {"new/__init__.py": ODD}),
+    ],
+)
+def test_reload_when_an_import_is_there(
+    tmp_path: Path, target: str, before: dict[str, str], after: dict[str, str]
+) -> None:
+    """--reload of code that imports what is not there yet, or of a package that is not, begins when it is."""
+
+    def write(files: dict[str, str]) -> None:
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(text)
+
+    write(before)
+    command = [*PROGRAM, "--db", "tilebox.db", "run", target, "--reload"]
+    with killed_afterwards(subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)) as process:
         assert process.stderr is not None
         assert any(line == "Waiting for a change of the code.\n" for line in process.stderr)
-        other.parent.mkdir(exist_ok=True)
-        other.touch()
-        assert any(line.startswith("Running ") for line in process.stderr)
-        process.send_signal(signal.SIGTERM)
+        write(after)
+        begins = any(line.startswith("Running ") for line in process.stderr)
+        process.terminate()
         process.stderr.read()
-        assert process.wait(timeout=60) == 143
+        assert (begins, process.wait(timeout=60)) == (True, 143)
 
 
-@pytest.mark.parametrize("options", [["--cluster", "nowhere"], ["--db", "/dev/null/x"]])
+@pytest.mark.parametrize("options", [["--cluster", "nowhere"], ["--db", "/dev/null/x"], ["--db", "no/such/x.db"]])
 def test_reload_of_what_no_code_mends(queued: str, options: list[str]) -> None:
     """--reload ends if the code is fine, and the cluster or the store is not."""
     command = [*PROGRAM, "--db", queued, "run", TASKS, "--reload", *options]

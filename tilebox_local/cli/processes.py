@@ -255,8 +255,9 @@ class _Sources:
                         if counts(path, event):
                             changes.put(path)
 
-        for folder in {str(Path(file).parent) for file in files} - self._folders:
-            with contextlib.suppress(OSError):  # it is not there
+        # A folder that is not there yet appears in one that is.
+        for folder in {str(next(filter(Path.is_dir, Path(file).parents))) for file in files} - self._folders:
+            with contextlib.suppress(OSError):  # it is gone again, or not ours to read
                 self._observer.schedule(Handler(), folder, recursive=False)
                 self._folders.add(folder)
         for file in files:

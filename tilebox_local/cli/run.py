@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -106,10 +107,13 @@ def _tell_sources(supervisor: int | None, targets: tuple[str, ...], error: Tileb
     from tilebox_local.cli.targets import files_of, is_own_source
 
     files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    places = {Path.cwd(), *(Path(file).parent for target in targets for file in files_of(target))}
     files.update(file for target in targets for file in files_of(target))  # they may not be there yet
     cause: Any = None if error is None else error.__cause__
     while cause is not None:
         files.add(getattr(cause, "filename", None))  # of a SyntaxError
+        if isinstance(cause, ImportError) and cause.name:  # where it would be if it was the user's
+            files.update(file for folder in places for file in files_of(cause.name, folder))
         trace = cause.__traceback__
         while trace is not None:
             files.add(trace.tb_frame.f_code.co_filename)

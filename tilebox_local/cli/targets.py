@@ -49,12 +49,12 @@ def _split(target: str) -> tuple[str, str]:
     return (module, name) if colon and module else (target, "")
 
 
-def files_of(target: str) -> list[str]:
-    """Paths of the files where a target is, or would be if it is not there yet."""
+def files_of(target: str, folder: Path | None = None) -> list[str]:
+    """Paths of the files where a target is, or would be if it is not there yet; modules in a folder (None: here)."""
     module, _ = _split(target)
     if _is_file(module):
         return [str(Path(module).expanduser().resolve())]
-    place = Path.cwd().joinpath(*module.split("."))
+    place = (folder or Path.cwd()).joinpath(*module.split("."))
     return [f"{place}.py", str(place / "__init__.py")]
 
 
