@@ -92,6 +92,19 @@ def test_readme_example_runs(tmp_path: Path) -> None:
     assert shown.splitlines()[0].startswith("process-scenes  COMPLETED  ")
 
 
+def test_readme_datasette_runs(tmp_path: Path) -> None:
+    """The commands of the README for datasette run as printed; it answers, with our descriptions."""
+    block = re.search(r"```\n(tilebox-local schema.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    with tilebox_local.Client(tmp_path / "tilebox.db"):
+        pass
+    folder = Path(sys.executable).parent
+    first, second = block[1].splitlines()
+    assert second.startswith("datasette tilebox.db ")
+    line = f"PATH='{folder}':\"$PATH\"; {first} && {second} --get /tilebox/jobs"
+    assert "from the first start to the last stop, in ms" in _run("bash", "-c", line, cwd=tmp_path)
+
+
 def test_version_is_one() -> None:
     """pyproject.toml and the package agree on the version."""
     declared = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Output that cannot be written or encoded, streams that are closed, text that would steer the terminal."""
+"""Odd conditions: outputs that are closed, full or narrow, other encodings, hostile text, stores that are none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 STEERING = "\x1b[31mred\x9b31m\u202e\u2066\u200b\ufeff\x7f"
-TASKS = __file__.replace("test_streams.py", "sample_tasks.py")
+TASKS = str(Path(__file__).with_name("sample_tasks.py"))
 
 
 def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
