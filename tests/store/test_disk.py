@@ -19,6 +19,7 @@ from store_support import (
     outside,
     rows,
     run,
+    run_ok,
     standing_still,
     until,
 )
@@ -144,6 +145,36 @@ def test_writes_that_the_kernel_refuses(path: Path) -> None:
     complaint = f"The store {path} cannot be written: disk I/O error. Telemetry is kept and tried again.\n"
     assert (done.returncode, done.stdout, done.stderr) == (0, "StoreError\n0 0\n", complaint)
     assert outside(path, "SELECT count(*), count(DISTINCT name) FROM span_records") == [(1001, 1001)]
+
+
+SORTING = """
+import resource, signal, sys
+from tilebox_local.errors import StoreError
+from tilebox_local.storage.store import open_store
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+store = open_store(sys.argv[1], read_only=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, resource.RLIM_INFINITY))
+numbers = (
+    "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 20000) "
+    "SELECT i, s.name FROM sqlite_schema s JOIN n WHERE s.name = 'span_records' "
+)
+try:
+    with store.snapshot() as connection:
+        connection.pragma("cache_size", -1000)
+        connection.execute(numbers + "ORDER BY randomblob(100)").fetchall()
+except StoreError as error:
+    print(error)
+with store.snapshot() as connection:
+    print(len(connection.execute(numbers + "ORDER BY -i").fetchall()))
+store.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of file sizes")
+def test_a_question_without_room_for_its_temporary_file(store: Store, path: Path) -> None:
+    """A sort that does not fit into memory and finds no room on the disk says so; the next question is answered."""
+    store.close()
+    assert run_ok(SORTING, path) == f"{path}: disk I/O error.\n20000\n"
 
 
 # -- waiting for the disk ---------------------------------------------------------------------------------------

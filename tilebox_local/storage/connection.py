@@ -85,7 +85,8 @@ _ERRORS: dict[type[apsw.Error], type[StoreError]] = {
 
 _HINTS: dict[type[TileboxLocalError], str] = {
     StoreBusyError: "Another process holds the file locked; try again, or find it with `lsof`.",
-    StoreFullError: "Free some space; everything stored before is intact and writing resumes by itself.",
+    StoreFullError: "Free some space; everything stored before is intact and writing resumes by itself. "
+    "What is sorted needs room, too, in SQLITE_TMPDIR, TMPDIR or /var/tmp.",
     StoreCorruptError: "Save what is readable with `tilebox-local recover FILE NEW_FILE`; it leaves FILE as it is.",
     NotATileboxStoreError: "Nothing was written to it; choose another path for the store.",
     StoreOpenError: "Check that the directory exists and that you may write to it.",
@@ -180,7 +181,13 @@ def impatient(connection: apsw.Connection, timeout_s: float) -> Iterator[None]:
         connection.set_busy_handler(_BusyHandler(_WRITER_TIMEOUT_S))
 
 
-def _configure(connection: apsw.Connection, timeout_s: float, on_slow: Callable[[], object] | None = None) -> None:
+def _configure(
+    connection: apsw.Connection,
+    timeout_s: float,
+    on_slow: Callable[[], object] | None = None,
+    *,
+    sorts_in_files: bool = False,
+) -> None:
     connection.set_busy_handler(_BusyHandler(timeout_s, on_slow))  # before anything that takes a lock
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     # Without it, SQLite plans a statement anew for each value compared with a column of a partial index.
@@ -193,7 +200,10 @@ def _configure(connection: apsw.Connection, timeout_s: float, on_slow: Callable[
     connection.pragma("mmap_size", 0)
     if connection.pragma("mmap_size"):  # None: the file system has no memory maps at all (in-memory stores)
         raise StoreError("PRAGMA mmap_size cannot be set to 0.")
-    _set_pragma(connection, "temp_store", 2, 2)
+    # In files: what is sorted takes 16 MB of memory at most, and one allocation rather than one for each row, for which
+    # two threads that sort would wait for each other. In memory: needs no room on a disk.
+    temp_store = 1 if sorts_in_files else 2
+    _set_pragma(connection, "temp_store", temp_store, temp_store)
     _set_pragma(connection, "cache_size", -16000, -16000)
     _set_pragma(connection, "cell_size_check", 1, 1)
 
@@ -298,7 +308,7 @@ def open_reader(
     """
     connection = apsw.Connection(filename, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI)
     try:
-        _configure(connection, timeout_s, on_slow)
+        _configure(connection, timeout_s, on_slow, sorts_in_files=True)
         _set_pragma(connection, "query_only", 1, 1)
     except BaseException:
         close_quietly(connection)
@@ -360,7 +370,7 @@ def open_lent(filename: str) -> LentConnection:
     """A connection for the user's own hands: SQLite opens the file for reading only."""
     connection = LentConnection(filename, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
     try:
-        _configure(connection, READER_TIMEOUT_S)
+        _configure(connection, READER_TIMEOUT_S, sorts_in_files=True)
         _set_pragma(connection, "query_only", 1, 1)
         connection.cursor_factory = _LentCursor
     except BaseException:

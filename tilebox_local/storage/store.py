@@ -348,7 +348,8 @@ class Store:
             try:
                 yield connection
             finally:
-                connection.execute("COMMIT")
+                if connection.in_transaction:  # else an error has ended it, which is the one to raise
+                    connection.execute("COMMIT")
 
     def resource(self, service: str | None) -> Reference:
         """The resource of this process under a service name (None: the default), as this store's rows refer to it."""
