@@ -852,6 +852,7 @@ WHERE CASE p.value
 --
 -- Each looks up the job (or the trace) first and then works out what is asked for it alone, which it hands on as a JSON
 -- array: so `WHERE job_id = '...'` reads nothing of other jobs. Without such a condition they work through all jobs.
+-- Times are added up by total(): after a clock that began in 1970 their sum may not fit into an integer.
 -- ---------------------------------------------------------------------------------------------------------------
 
 -- How long spans take, by name. count is of those that have ended; open ones have no length yet. self_ms is the time in
@@ -870,7 +871,7 @@ SELECT
   json_extract(r.value, '$[7]') / 1e6 AS p95_ms,
   json_extract(r.value, '$[8]') / 1e6 AS p99_ms,
   json_extract(r.value, '$[9]') / 1e6 AS max_ms,
-  1.0 * json_extract(r.value, '$[5]') / json_extract(r.value, '$[10]') AS share,
+  json_extract(r.value, '$[5]') / json_extract(r.value, '$[10]') AS share,
   j.name AS job_name,
   j.job_id_text AS job_id,
   lower(hex(t.trace_id)) AS trace_id,
@@ -917,12 +918,12 @@ CROSS JOIN json_each((
     p99_ns, max_ns, all_self_ns))
   FROM (
     SELECT name, ended, count(1) - ended AS still_open, sum(status_code = 2) AS failed,
-      coalesce(sum(duration_ns), 0) AS total_ns, coalesce(sum(self_ns), 0) AS self_ns,
+      total(duration_ns) AS total_ns, total(self_ns) AS self_ns,
       max(CASE WHEN place = (ended * 50 + 99) / 100 THEN duration_ns END) AS p50_ns,
       max(CASE WHEN place = (ended * 95 + 99) / 100 THEN duration_ns END) AS p95_ns,
       max(CASE WHEN place = (ended * 99 + 99) / 100 THEN duration_ns END) AS p99_ns,
       max(duration_ns) AS max_ns,
-      sum(sum(self_ns)) OVER () AS all_self_ns
+      total(total(self_ns)) OVER () AS all_self_ns
     FROM ranked GROUP BY name)
 )) r
 WHERE t.trace_no <> 0;
@@ -942,7 +943,7 @@ SELECT
   json_extract(r.value, '$[6]') / 1e6 AS p95_ms,
   json_extract(r.value, '$[7]') / 1e6 AS p99_ms,
   json_extract(r.value, '$[8]') / 1e6 AS max_ms,
-  1.0 * json_extract(r.value, '$[4]') / json_extract(r.value, '$[9]') AS share,
+  json_extract(r.value, '$[4]') / json_extract(r.value, '$[9]') AS share,
   j.name AS job_name,
   j.job_id_text AS job_id,
   j.job_no
@@ -962,12 +963,12 @@ CROSS JOIN json_each((
   FROM (
     SELECT identifier_no, ended, count(1) - ended AS still_open,
       sum(outcome IN ('FAILED', 'FAILED_OPTIONAL', 'LOST')) AS failed,
-      coalesce(sum(duration_ns), 0) AS total_ns,
+      total(duration_ns) AS total_ns,
       max(CASE WHEN place = (ended * 50 + 99) / 100 THEN duration_ns END) AS p50_ns,
       max(CASE WHEN place = (ended * 95 + 99) / 100 THEN duration_ns END) AS p95_ns,
       max(CASE WHEN place = (ended * 99 + 99) / 100 THEN duration_ns END) AS p99_ns,
       max(duration_ns) AS max_ns,
-      sum(sum(duration_ns)) OVER () AS all_ns
+      total(total(duration_ns)) OVER () AS all_ns
     FROM ranked GROUP BY identifier_no)
 )) r
 WHERE j.first_root_no IS NOT NULL;
@@ -988,7 +989,7 @@ SELECT
   json_extract(r.value, '$[4]') / 1e6 AS p95_wait_ms,
   json_extract(r.value, '$[5]') / 1e6 AS max_wait_ms,
   json_extract(r.value, '$[6]') / 1e6 AS run_ms,
-  1.0 * json_extract(r.value, '$[2]') / (json_extract(r.value, '$[2]') + json_extract(r.value, '$[6]')) AS wait_share,
+  json_extract(r.value, '$[2]') / (json_extract(r.value, '$[2]') + json_extract(r.value, '$[6]')) AS wait_share,
   json_extract(r.value, '$[7]') AS retries,
   json_extract(r.value, '$[8]') / 1e6 AS retry_cost_ms,
   json_extract(r.value, '$[9]') AS lost,
@@ -1020,16 +1021,16 @@ CROSS JOIN json_each((
   SELECT json_group_array(json_array(identifier_no, n, wait_ns, p50_ns, p95_ns, max_ns, run_ns, retries, retry_ns, lost,
     lost_ns, released, released_ns))
   FROM (
-    SELECT identifier_no, n, sum(wait_ns) AS wait_ns,
+    SELECT identifier_no, n, total(wait_ns) AS wait_ns,
       max(CASE WHEN place = (n * 50 + 99) / 100 THEN wait_ns END) AS p50_ns,
       max(CASE WHEN place = (n * 95 + 99) / 100 THEN wait_ns END) AS p95_ns,
-      max(wait_ns) AS max_ns, sum(run_ns) AS run_ns,
+      max(wait_ns) AS max_ns, total(run_ns) AS run_ns,
       sum(outcome = 'FAILED' AND was_repeated) AS retries,
-      sum(CASE WHEN outcome = 'FAILED' AND was_repeated THEN run_ns ELSE 0 END) AS retry_ns,
+      total(CASE WHEN outcome = 'FAILED' AND was_repeated THEN run_ns END) AS retry_ns,
       sum(outcome = 'LOST') AS lost,
-      sum(CASE WHEN outcome = 'LOST' THEN run_ns + max(0, until_noticed_ns) ELSE 0 END) AS lost_ns,
+      total(CASE WHEN outcome = 'LOST' THEN run_ns + max(0, until_noticed_ns) END) AS lost_ns,
       sum(outcome = 'RELEASED') AS released,
-      sum(CASE WHEN outcome = 'RELEASED' THEN run_ns ELSE 0 END) AS released_ns
+      total(CASE WHEN outcome = 'RELEASED' THEN run_ns END) AS released_ns
     FROM ranked GROUP BY identifier_no)
 )) r
 WHERE j.first_root_no IS NOT NULL;

@@ -8,8 +8,9 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pandas import Timedelta
 from slow import nearest_rank, self_time, traces
-from trace_builder import COMPUTED, FAILED, LOST, Attempt, SpanSpec, TraceBuilder
+from trace_builder import COMPUTED, FAILED, LOST, T0, Attempt, SpanSpec, TraceBuilder
 
 from tilebox_local.analysis.durations import DurationStats
 from tilebox_local.errors import ArgumentError, NotFoundError
@@ -155,7 +156,7 @@ def test_reasons(client: Client, build: TraceBuilder) -> None:
     (outer,) = job.spans([SpanSpec("outer", 0, 10_000_000)])
     job.spans([SpanSpec("read", 0, 6_000_000, outer), SpanSpec("read", 6_000_000, 8_000_000, outer)])
     assert [(one.rank, one.name, one.reason) for one in client.jobs().bottlenecks(job.id)] == [
-        (1, "read", "80 % of all self time, in 2 spans of 4.00ms on average, at most 6.00ms"),
+        (1, "read", "80 % of all self time, in 2 spans of 4.00 ms on average, at most 6.00 ms"),
         (2, "outer", "20 % of all self time, in 1 span; the other 80 % of their time is in child spans"),
     ]
 
@@ -168,6 +169,25 @@ def test_many_children_of_one_span(client: Client, build: TraceBuilder) -> None:
     job.spans([SpanSpec("child", at, at + 100, late) for at in range(25_000)])
     found = {one.name: one.self_duration_ns for one in client.jobs().durations(job.id)}
     assert found == {"outer": 25_000, "late": 0, "child": 75_000 + 2_500_000}
+
+
+def test_times_that_add_up_to_more_than_an_integer_holds(client: Client, build: TraceBuilder) -> None:
+    """Spans that seem to have begun in 1970, as with seconds for nanoseconds, are added up, in SQL and pandas, too."""
+    job = build.job()
+    (outer,) = job.spans([SpanSpec("outer", -T0, 0)])
+    job.spans([SpanSpec("inner", -T0, 0, outer if number == 0 else None) for number in range(30)])
+    found = client.jobs().durations(job.id)
+    assert [(one.name, one.count, one.total_duration_ns, one.self_duration_ns, one.share) for one in found] == [
+        ("inner", 30, 30 * T0, 30 * T0, 1.0),
+        ("outer", 1, T0, 0, 0.0),
+    ]
+    frame = client.sql("SELECT name, total_ms, self_ms FROM span_durations WHERE job_id = ?", [str(job.id)])
+    assert list(frame.itertuples(index=False, name=None)) == [
+        ("inner", 30 * T0 / 1e6, 30 * T0 / 1e6),
+        ("outer", T0 / 1e6, 0.0),
+    ]
+    assert found.to_pandas()["total"].tolist() == [Timedelta.max, Timedelta(T0)]
+    assert client.jobs().bottlenecks(job.id)[0].duration_ns == 30 * T0
 
 
 def test_answers_of_finished_jobs_are_kept_until_something_is_added(client: Client, build: TraceBuilder) -> None:

@@ -196,13 +196,13 @@ def test_bottlenecks_of_the_path(client: Client, build: TraceBuilder) -> None:
     ]
     part = "of the time from submission to the end, in"
     assert [one.reason for one in found] == [
-        f"60 % {part} 1 attempt; 0.9 of 2 runners idle meanwhile; would save 50.0ms if it took no time",
-        f"30 % {part} 1 attempt; 1 of 2 runners idle meanwhile; would save 30.0ms if it took no time",
+        f"60 % {part} 1 attempt; 0.9 of 2 runners idle meanwhile; would save 50.0 ms if it took no time",
+        f"30 % {part} 1 attempt; 1 of 2 runners idle meanwhile; would save 30.0 ms if it took no time",
         f"10 % {part} which the next task could have been claimed and was not, once",
     ]
     assert [one.reason for one in client.jobs().bottlenecks(job.id, "queue_wait")] == [
-        "83 % of all waiting, in 1 attempt: 10.0ms on average, at most 10.0ms; they ran for 30.0ms",
-        "17 % of all waiting, in 1 attempt: 2.00ms on average, at most 2.00ms; they ran for 8.00ms",
+        "83 % of all waiting, in 1 attempt: 10.0 ms on average, at most 10.0 ms; they ran for 30.0 ms",
+        "17 % of all waiting, in 1 attempt: 2.00 ms on average, at most 2.00 ms; they ran for 8.00 ms",
     ]
 
 
@@ -253,3 +253,19 @@ def test_clocks_that_ran_backwards(client: Client, build: TraceBuilder) -> None:
     assert all(one.wait_duration_ns >= 0 for one in client.jobs().queue_waits(job.id))
     assert all(one.duration_ns > 0 for one in client.jobs().bottlenecks(job.id, "critical_path"))
     assert all(slot.max_running >= 0 for slot in client.jobs().concurrency(job.id))
+
+
+def test_a_clock_that_began_in_1970(client: Client, build: TraceBuilder) -> None:
+    """Tasks that were submitted before the clock was set have waited for decades; all of that can be added up."""
+    job = build.job(start=0)
+    for number in range(12):
+        job.task("task", Attempt(0, T0 + number, T0 + number + 10))
+    waited = 12 * T0
+    (found,) = client.jobs().queue_waits(job.id)
+    assert (found.wait_duration_ns, found.run_duration_ns) == (waited, 120)
+    assert [one.duration_ns for one in client.jobs().bottlenecks(job.id, "queue_wait")] == [waited]
+    (slot,) = client.jobs().concurrency(job.id, slots=1)
+    assert (round(slot.queued, 9), slot.max_queued) == (12.0, 12)
+    (trend,) = client.jobs().trends("job")
+    assert trend.queue_wait_duration_ns == (1 << 63) - 1
+    assert trend.elapsed_duration_ns == 21

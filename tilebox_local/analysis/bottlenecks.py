@@ -13,9 +13,9 @@ from tilebox_local.analysis.durations import span_totals
 from tilebox_local.analysis.queue_waits import QueueWait
 from tilebox_local.analysis.records import Record, Records, from_view
 from tilebox_local.analysis.subject import find_subject
+from tilebox_local.analysis.words import counted, duration_in_words, percent
 from tilebox_local.catalog import run, value
 from tilebox_local.errors import ArgumentError
-from tilebox_local.formatting.waterfall import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -83,13 +83,12 @@ def _by_self_time(store: Store, connection: apsw.Connection, trace_no: int) -> I
     whole_ns = sum(one.self_ns for _, one in found)
     for rank, (name, one) in zip(_ranked([one.self_ns for _, one in found]), found, strict=True):
         share = one.self_ns / whole_ns
-        spans = "1 span" if one.ended_count == 1 else f"{one.ended_count:,} spans"
-        reason = f"{_percent(share)} of all self time, in {spans}"
+        reason = f"{percent(share)} of all self time, in {counted(one.ended_count, 'span')}"
         if one.ended_count > 1 and one.max_ns is not None:
-            mean, longest = format_duration(one.total_ns // one.ended_count), format_duration(one.max_ns)
+            mean, longest = duration_in_words(one.total_ns // one.ended_count), duration_in_words(one.max_ns)
             reason += f" of {mean} on average, at most {longest}"
         if one.self_ns < one.total_ns:
-            reason += f"; the other {_percent(1 - one.self_ns / one.total_ns)} of their time is in child spans"
+            reason += f"; the other {percent(1 - one.self_ns / one.total_ns)} of their time is in child spans"
         yield Bottleneck("self_time", rank, name, one.ended_count, one.self_ns, share, reason)
 
 
@@ -107,7 +106,7 @@ def _by_critical_path(connection: apsw.Connection, job_no: int) -> Iterator[Bott
     found = sorted((name for name in lengths if lengths[name] > 0), key=lambda name: (-lengths[name], name))
     for rank, name in zip(_ranked([lengths[name] for name in found]), found, strict=True):
         length, share = lengths[name], lengths[name] / whole_ns if whole_ns > 0 else 1.0
-        reason = f"{_percent(share)} of the time from submission to the end"
+        reason = f"{percent(share)} of the time from submission to the end"
         if name == _QUEUE_WAIT:
             count = sum(s.queue_wait_duration_ns > 0 for s in steps)
             reason += f", in which the next task could have been claimed and was not, {_times(count)}"
@@ -116,13 +115,13 @@ def _by_critical_path(connection: apsw.Connection, job_no: int) -> Iterator[Bott
             reason += f", between the end of an attempt and when the next could be claimed, {_times(count)}"
         else:
             count = len(by_name[name])
-            reason += ", in 1 attempt" if count == 1 else f", in {count:,} attempts"
+            reason += f", in {counted(count, 'attempt')}"
             if idle.runner_count > 1:
                 idle_count = f"{idle.during(by_name[name]):.1f}".removesuffix(".0")
                 runners = "no runner" if idle_count == "0" else f"{idle_count} of {idle.runner_count} runners"
                 reason += f"; {runners} idle meanwhile"
             if name in saved:
-                reason += f"; would save {format_duration(saved[name])} if it took no time"
+                reason += f"; would save {duration_in_words(saved[name])} if it took no time"
         yield Bottleneck("critical_path", rank, name, count, length, share, reason)
 
 
@@ -136,16 +135,11 @@ def _by_queue_wait(connection: apsw.Connection, job_no: int) -> Iterator[Bottlen
     whole_ns = sum(wait.wait_duration_ns for wait in waits)
     for rank, wait in zip(_ranked([wait.wait_duration_ns for wait in waits]), waits, strict=True):
         share = wait.wait_duration_ns / whole_ns
-        attempts = "1 attempt" if wait.attempts == 1 else f"{wait.attempts:,} attempts"
-        mean, longest = format_duration(wait.mean_wait_duration_ns), format_duration(wait.max_wait_duration_ns)
-        reason = f"{_percent(share)} of all waiting, in {attempts}: {mean} on average, at most {longest}; "
-        reason += f"they ran for {format_duration(wait.run_duration_ns)}"
+        mean, longest = duration_in_words(wait.mean_wait_duration_ns), duration_in_words(wait.max_wait_duration_ns)
+        reason = f"{percent(share)} of all waiting, in {counted(wait.attempts, 'attempt')}: {mean} on average, "
+        reason += f"at most {longest}; they ran for {duration_in_words(wait.run_duration_ns)}"
         name = f"{wait.name} {wait.version}"
         yield Bottleneck("queue_wait", rank, name, wait.attempts, wait.wait_duration_ns, share, reason)
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.0f} %" if share >= 0.1 else f"{share * 100:.1f} %"
 
 
 class _IdleRunners:

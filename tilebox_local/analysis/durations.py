@@ -77,10 +77,10 @@ def span_totals(store: Store, connection: apsw.Connection, trace_no: int) -> dic
     totals = {}
     for name in even_counts | odd_counts:
         counts = [half[name] for half in (even_counts, odd_counts) if name in half]
-        spans, ended, failed, total_ns = (sum(count[column] for count in counts) for column in range(4))
+        spans, ended, failed, total_ns = (int(sum(count[column] for count in counts)) for column in range(4))
         max_ns = max((count[4] for count in counts if count[4] is not None), default=None)
-        covered_ns = sum(cover.get(name, 0) for cover in covers)
-        totals[name] = SpanTotals(spans, ended, failed, total_ns, total_ns - covered_ns, max_ns)
+        covered_ns = int(sum(cover.get(name, 0) for cover in covers))
+        totals[name] = SpanTotals(spans, ended, failed, total_ns, max(0, total_ns - covered_ns), max_ns)
     return totals
 
 
@@ -89,9 +89,9 @@ def _counts(connection: apsw.Connection, spans: dict[str, int]) -> dict[str, Any
     return {name: counts for name, *counts in run(connection, "span_counts", spans)}
 
 
-def _covered(connection: apsw.Connection, spans: dict[str, int]) -> dict[str, Any]:
+def _covered(connection: apsw.Connection, spans: dict[str, int]) -> dict[str, float]:
     """How long at least one child was open, in all spans of each name together."""
-    covered: dict[str, int] = {}
+    covered: dict[str, float] = {}
     others: list[list[int]] = []
     for name, covered_ns, rest in run(connection, "span_covers", spans):
         covered[name] = covered_ns

@@ -24,6 +24,7 @@ RecordT = TypeVar("RecordT", bound="Record")
 
 _LENGTH, _INSTANT = "_duration_ns", "_ns"
 _BARE_LENGTH = "duration_ns"
+_MAX_NS = (1 << 63) - 1
 
 
 class Record:
@@ -56,7 +57,8 @@ class Records(list[RecordT], Generic[RecordT]):
     def to_pandas(self) -> pd.DataFrame:
         """One row per record and one column per field, in their order; typed also if there are no records.
 
-        Lengths of time are timedelta64[ns], instants datetime64[ns, UTC], both to the nanosecond.
+        Lengths of time are timedelta64[ns], instants datetime64[ns, UTC], both to the nanosecond. Lengths beyond 292
+        years, which only broken clocks add up to, are 292 years.
         """
         import pandas as pd
 
@@ -65,7 +67,7 @@ class Records(list[RecordT], Generic[RecordT]):
             values = [getattr(record, field.name) for record in self]
             name = field.name
             if name.endswith(_BARE_LENGTH):
-                lengths = pd.Series(pd.array(values, dtype="Int64")).astype("timedelta64[ns]")
+                lengths = pd.Series(pd.array(_within_pandas(values), dtype="Int64")).astype("timedelta64[ns]")
                 columns["duration" if name == _BARE_LENGTH else name.removesuffix(_LENGTH)] = lengths
             elif name.endswith(_INSTANT):
                 instants = pd.Series(pd.array(values, dtype="Int64")).astype("datetime64[ns]")
@@ -76,6 +78,11 @@ class Records(list[RecordT], Generic[RecordT]):
 
     def __reduce__(self) -> Any:
         return Records, (self._kind, list(self))
+
+
+def _within_pandas(lengths: list[Any]) -> list[Any]:
+    """Lengths of time that fit into 64 bits."""
+    return [length if length is None else max(-_MAX_NS, min(length, _MAX_NS)) for length in lengths]
 
 
 def _dtype(annotation: str) -> str | None:

@@ -27,8 +27,8 @@ levels AS (
   -- What began before the first slot counts from there on.
   FROM (SELECT max(time_ns, :from_ns) AS at_ns, running, queued, spans FROM changes)
   GROUP BY at_ns WINDOW in_order AS (ORDER BY at_ns))
-SELECT (at_ns - :from_ns) / :width_ns AS slot, sum(running * length_ns), max(running), sum(queued * length_ns), max(queued),
-  sum(spans * length_ns), max(spans)
+SELECT (at_ns - :from_ns) / :width_ns AS slot, total(running * length_ns), max(running), total(queued * length_ns), max(queued),
+  total(spans * length_ns), max(spans)
 FROM levels WHERE at_ns < :until_ns
 GROUP BY slot ORDER BY slot
 

@@ -1,17 +1,19 @@
 -- How long spans and tasks take. docs/analysis.md has the definitions. Each statement reads one trace or one job, by the
--- key of span_records or through task_records_by_job.
+-- key of span_records or through task_records_by_job. Times of many spans are added up by total(): their sum may not fit
+-- into an integer.
 
 -- name: span_counts
 -- By name: spans, those that have ended, failed ones, their summed and their longest duration. Of the spans with even or
 -- odd ids (:half is 0 or 1), so that two cores can work.
-SELECT name, count(*), count(duration_ns), sum(status_code = 2), coalesce(sum(duration_ns), 0), max(duration_ns)
+SELECT name, count(*), count(duration_ns), sum(status_code = 2), total(duration_ns), max(duration_ns)
 FROM span_records WHERE trace_no = :trace_no AND span_id & 1 = :half
 GROUP BY name
 
 -- name: span_covers
 -- By name of ended spans that have children: how long at least one child was open, in all of them together. The rest of
--- their duration is self time. Of the parents with even or odd ids. As in the view span_durations, in a form that needs one sort of the spans: a GROUP BY of
--- what is sorted already needs none, and LIMIT -1 keeps SQLite from dropping the ORDER BY.
+-- their duration is self time. Of the parents with even or odd ids. As in the view span_durations, in a form that needs
+-- one sort of the spans: a GROUP BY of what is sorted already needs none, and LIMIT -1 keeps SQLite from dropping the
+-- ORDER BY.
 WITH
 -- Children by parent and start; reached_ns is how far the ones before reach. An open child covers the rest.
 children AS NOT MATERIALIZED (
@@ -35,7 +37,7 @@ unions AS MATERIALIZED (
 -- At most the first and the last piece stick out of most parents, so that it is known by how much. The others, with clocks
 -- that were set back or children that outlive them, are listed as a JSON array, for span_covers_by_piece.
 SELECT name,
-  coalesce(sum(length_ns - max(0, start_ns - first_start_ns) - max(0, last_end_ns - end_ns)) FILTER (WHERE is_plain), 0),
+  total(length_ns - max(0, start_ns - first_start_ns) - max(0, last_end_ns - end_ns)) FILTER (WHERE is_plain),
   json_group_array(json_array(start_ns, span_id)) FILTER (WHERE NOT is_plain)
 FROM (
   SELECT s.name, s.span_id, s.start_ns, s.start_ns + s.duration_ns AS end_ns, u.length_ns, u.first_start_ns, u.last_end_ns,
@@ -46,7 +48,7 @@ GROUP BY name
 
 -- name: span_covers_by_piece
 -- The same for some ended spans, a JSON array of [start_ns, span_id]: each piece cut to its parent.
-SELECT name, sum(max(0, min(child_end_ns, end_ns) - max(child_start_ns, start_ns, reached_ns)))
+SELECT name, total(max(0, min(child_end_ns, end_ns) - max(child_start_ns, start_ns, reached_ns)))
 FROM (
   SELECT p.name, p.start_ns, p.end_ns, c.start_ns AS child_start_ns,
     ifnull(c.start_ns + c.duration_ns, 4611686018427387904) AS child_end_ns,

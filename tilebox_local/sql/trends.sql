@@ -35,7 +35,7 @@ SELECT EXISTS (SELECT 1 FROM job_records WHERE name = ? AND first_root_no IS NOT
 --   :jobs: JSON array of job numbers -> job number, wait (ns; sum over the attempts that have started), retries
 -- Index: task_records_by_job, the key of attempt_records. The last attempt of a task is in task_records, unless the
 -- task went back to the queue after it.
-SELECT w.job_no, sum(w.wait_ns), sum(w.retries)
+SELECT w.job_no, CAST(total(w.wait_ns) AS INTEGER), sum(w.retries)
 FROM (
   SELECT t.job_no, max(0, t.attempt - 1) AS retries,
     CASE WHEN t.attempt > 0 AND t.state <> 1 AND NOT EXISTS (
