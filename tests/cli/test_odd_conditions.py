@@ -50,6 +50,28 @@ def test_json_of_a_path_that_is_no_utf8() -> None:
     assert json_text({"path": "a\udcff"}) == '{"path": "a\\udcff"}'
 
 
+def test_the_path_of_a_snapshot_can_be_used(db: str, tmp_path: Path) -> None:
+    """What `snapshot` prints into a pipe is the path itself, byte for byte."""
+    name = os.fsdecode(b"copy \xff\x1b.db")
+    done = subprocess.run(
+        [sys.executable, "-m", "tilebox_local", "--db", db, "snapshot", str(tmp_path / name)],
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == os.fsencode(tmp_path / name) + b"\n"
+    assert (tmp_path / name).is_file()
+
+
+@pytest.mark.parametrize("command", [["schema"], ["run", TASKS], ["completion", "bash"], ["clusters", "delete", "x"]])
+def test_json_of_what_has_none(db: str, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """--json before a command that prints no data is wrong usage, as it is after it."""
+    assert main(["--db", db, "--json", *command]) == 2
+    output = capsys.readouterr()
+    name = command[1] if command[0] == "clusters" else command[0]
+    assert output.out == ""
+    assert f"'{name}' has no JSON to print" in output.err
+
+
 def test_headings_are_made_visible(db: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The name of a column is the user's, or whoever wrote the query."""
     assert main(["--db", db, "sql", f'select 1 as "{STEERING}"']) == 0

@@ -148,6 +148,21 @@ def test_crashes_are_reported(tmp_path: Path) -> None:
         assert process.wait(timeout=60) == 1
 
 
+def test_tasks_that_crash_all_runners(tmp_path: Path) -> None:
+    """When the last runner process has crashed, the last line says where to look."""
+    path = str(tmp_path / "tilebox.db")
+    with Client(path) as client:
+        for flag in (tmp_path / "one", tmp_path / "two"):
+            flag.touch()
+            client.jobs().submit("exit", Exit(str(flag)))
+    with running(path, TASKS, "--processes", "2") as process:
+        assert process.wait(timeout=60) == 7
+        assert process.stderr is not None
+        lines = process.stderr.read().splitlines()
+    assert lines[-1] == "tilebox-local: no runner is left; `tilebox-local doctor` tells what they were running."
+    assert len([line for line in lines if line.endswith("ended with exit code 7.")]) == 2
+
+
 @pytest.mark.parametrize(
     ("number", "processes", "code"),
     [

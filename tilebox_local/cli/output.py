@@ -16,6 +16,7 @@ from tilebox_local.formatting.text import cell_width, cut_end, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from tilebox_local.cli.session import Session
     from tilebox_local.cli.stream import Stream
@@ -37,6 +38,7 @@ __all__ = [
     "use_color",
     "write_json",
     "write_line",
+    "write_path",
 ]
 
 _Row = TypeVar("_Row", bound="Sequence[Any]")
@@ -270,6 +272,15 @@ def write_line(text: str) -> None:
     """A line on stdout, whatever its encoding can show."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
+
+
+def write_path(path: Path) -> None:
+    """The path of a file as a line on stdout: its bytes, unless that is a terminal, so that a script can use it."""
+    if sys.stdout.isatty():
+        write_line(visible(str(path)))
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(os.fsencode(path) + b"\n")
 
 
 def write_json(value: Any) -> None:

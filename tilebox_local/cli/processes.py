@@ -116,6 +116,9 @@ class _Supervisor:
                 self._is_restarting = False
                 self._codes.clear()
                 self._start()
+        if self._signal is None and all(_is_crash(code) for code in self._codes):
+            # One task can do it: it is handed to the next runner until it has crashed too often.
+            sys.stderr.write("tilebox-local: no runner is left; `tilebox-local doctor` tells what they were running.\n")
         return self._code()
 
     def _code(self) -> int:
@@ -207,6 +210,11 @@ def _environment() -> dict[str, str]:
     if folder == Path.cwd():
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     return environment
+
+
+def _is_crash(code: int) -> bool:
+    """Whether a runner has ended without saying why."""
+    return code not in (OK, FAILED, USAGE, STORE, NOT_FOUND)
 
 
 def _signal_name(number: int) -> str:

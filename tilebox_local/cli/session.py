@@ -83,9 +83,16 @@ class Session:
 class Command(click.Command):
     """A command whose help ends with examples. A `#` in an example begins its comment."""
 
-    def __init__(self, *arguments: Any, examples: Sequence[str] = (), **options: Any) -> None:
+    def __init__(self, *arguments: Any, examples: Sequence[str] = (), prints_data: bool = True, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.examples = tuple(examples)
+        self.prints_data = prints_data
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. --json may stand before its name, where it is an option of all of them."""
+        if ctx.ensure_object(Session).as_json and not self.prints_data:
+            raise click.UsageError(f"'{self.name}' has no JSON to print: leave --json out.", ctx)
+        return super().invoke(ctx)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The examples, as they are typed."""
@@ -137,9 +144,9 @@ def command(
 
     def make(function: Callable[..., int | None]) -> Command:
         settings = {"help_option_names": ["-h", "--help"]}
-        made = click.command(name, cls=Command, examples=examples, context_settings=settings, **options)(
-            click.pass_obj(function)
-        )
+        made = click.command(
+            name, cls=Command, examples=examples, prints_data=prints_data, context_settings=settings, **options
+        )(click.pass_obj(function))
         made.params += common_options(with_json=prints_data)
         return made
 

@@ -50,7 +50,7 @@ def snapshot(session: Session, target: str, overwrite: bool) -> None:
 
     TARGET is the new file: one file, complete and consistent, readable anywhere. Its path is printed.
     """
-    from tilebox_local.cli.output import write_json, write_line
+    from tilebox_local.cli.output import write_json, write_path
     from tilebox_local.cli.progress import progress_bar
 
     with session.look() as client, progress_bar(session) as progress:
@@ -58,7 +58,7 @@ def snapshot(session: Session, target: str, overwrite: bool) -> None:
     if session.as_json:
         write_json({"path": str(path)})
     else:
-        write_line(str(path))
+        write_path(path)
 
 
 @command(
