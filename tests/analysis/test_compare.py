@@ -255,6 +255,23 @@ def test_a_job_with_itself(client: Client, build: TraceBuilder) -> None:
     assert found.description == "both took 1.00 s"
 
 
+def test_more_of_the_same(client: Client, build: TraceBuilder) -> None:
+    """Spans that take as long as before, but of which there are more, are what has changed."""
+    a = job_of(build, {"read": [1000] * 6, "warp": [1]})
+    b = job_of(build, {"read": [1000] * 9, "warp": [1]})
+    for job, end in ((a, 6 * S), (b, 9 * S)):
+        job.task("Load", Attempt(0, 0, end))
+    found = compare(client, a, b)
+    assert [(path.path, path.verdict, path.has_changed) for path in found.paths] == [
+        ("read", "same", True),
+        ("warp", "same", False),
+    ]
+    assert found.description == (
+        "b took 3.00 s longer than a (+50 %); read: about as long per span, 3.00 s more in total (+50 %), "
+        "9 spans instead of 6, 100 % of the difference"
+    )
+
+
 def test_tasks_follow_their_submitters(client: Client, build: TraceBuilder) -> None:
     """The span of a task is listed below the task that submitted it, in jobs of different names alike."""
     jobs = []

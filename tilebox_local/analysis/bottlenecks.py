@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import apsw
 
     from tilebox_local.analysis.critical_path import CriticalStep
+    from tilebox_local.analysis.subject import Subject
     from tilebox_local.storage.store import Store
 
 __all__ = ["Basis", "Bottleneck", "find_bottlenecks"]
@@ -58,7 +59,7 @@ def find_bottlenecks(store: Store, job_id: UUID, *, by: Basis) -> Records[Bottle
 
         def answer() -> list[Bottleneck]:
             if by == "self_time":
-                return list(_by_self_time(store, connection, subject.trace_no))
+                return list(_by_self_time(store, connection, subject))
             if by == "critical_path":
                 return list(_by_critical_path(connection, subject.job_no))
             return list(_by_queue_wait(connection, subject.job_no))
@@ -75,8 +76,8 @@ def _ranked(lengths: Sequence[int]) -> Iterator[int]:
         yield rank
 
 
-def _by_self_time(store: Store, connection: apsw.Connection, trace_no: int) -> Iterator[Bottleneck]:
-    totals = span_totals(store, connection, trace_no)
+def _by_self_time(store: Store, connection: apsw.Connection, subject: Subject) -> Iterator[Bottleneck]:
+    totals = span_totals(store, connection, subject)
     found = sorted(
         ((name, one) for name, one in totals.items() if one.self_ns > 0), key=lambda item: (-item[1].self_ns, item[0])
     )

@@ -72,6 +72,11 @@ class PathComparison(Record):
     contribution: float | None
     description: str
 
+    @property
+    def has_changed(self) -> bool:
+        """Whether its spans are slower or faster, or there are more or fewer of them."""
+        return self.verdict != "same" or self.a_count != self.b_count
+
 
 @dataclass(frozen=True, kw_only=True)
 class JobComparison(Record):
@@ -367,5 +372,5 @@ def _describe_jobs(a: _Job, b: _Job, paths: Records[PathComparison]) -> str:
         difference = b.elapsed_ns - a.elapsed_ns
         length = duration_in_words(abs(difference))
         first = f"b took {length} {'longer' if difference > 0 else 'less'} than a{_change(difference, a.elapsed_ns)}"
-    changed = [path for path in paths if path.verdict != "same" and path.self_difference_duration_ns]
+    changed = [path for path in paths if path.has_changed and path.self_difference_duration_ns]
     return f"{first}; {changed[0].description}" if changed else first

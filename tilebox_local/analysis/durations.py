@@ -15,6 +15,7 @@ from tilebox_local.analysis.subject import find_subject
 from tilebox_local.catalog import run
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from uuid import UUID
 
     import apsw
@@ -61,8 +62,14 @@ class SpanTotals(NamedTuple):
     max_ns: int | None
 
 
-def span_totals(store: Store, connection: apsw.Connection, trace_no: int) -> dict[str, SpanTotals]:
-    """Counts, durations and self time of the spans of a trace, by name, as `connection` sees them."""
+def span_totals(store: Store, connection: apsw.Connection, subject: Subject) -> Mapping[str, SpanTotals]:
+    """Counts, durations and self time of the spans of a job, by name, as `connection` sees them."""
+    return remembered(
+        store, connection, subject, "span_totals", lambda: _span_totals(store, connection, subject.trace_no)
+    )
+
+
+def _span_totals(store: Store, connection: apsw.Connection, trace_no: int) -> dict[str, SpanTotals]:
     even, odd = ({"trace_no": trace_no, "half": half} for half in (0, 1))
     *covers, even_counts, odd_counts = ask_all(
         store,
@@ -112,7 +119,7 @@ def find_durations(store: Store, job_id: UUID) -> Records[DurationStats]:
 
 
 def _durations(store: Store, connection: apsw.Connection, subject: Subject) -> list[DurationStats]:
-    totals = span_totals(store, connection, subject.trace_no)
+    totals = span_totals(store, connection, subject)
     percentiles: dict[str, _Percentiles] = {
         name: (p50, p95, p99)
         for name, p50, p95, p99 in run(connection, "span_percentiles", {"trace_no": subject.trace_no})

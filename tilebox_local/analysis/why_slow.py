@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from tilebox_local.analysis.durations import span_totals
 from tilebox_local.analysis.records import Record, Records
 from tilebox_local.analysis.statistics import holm, midranks, of_rank_sums
 from tilebox_local.analysis.subject import find_subject
@@ -178,7 +179,7 @@ def explain_slow_spans(store: Store, job_id: UUID, name: str | None, threshold: 
     threshold_ns = _threshold_ns(threshold)
     with store.snapshot() as connection:
         subject = find_subject(connection, job_id)
-        name = _checked_name(connection, subject, name)
+        name = _slowest_name(store, connection, subject) if name is None else _checked_name(connection, subject, name)
         if name is None:
             return Explanations([], "", 0, 0, 0)
         rows = run(connection, "spans_of_name", {"trace_no": subject.trace_no, "name": name})
@@ -192,11 +193,18 @@ def explain_slow_spans(store: Store, job_id: UUID, name: str | None, threshold: 
     return Explanations(_explain(spans, columns), name, threshold_ns, spans.number, spans.slow_count)
 
 
-def _checked_name(connection: apsw.Connection, subject: Subject, name: str | None) -> str | None:
-    """The name, or the slowest one if there is none; None if no name has enough spans."""
-    if name is None:
-        slowest: str | None = value(connection, "slowest_name", {"trace_no": subject.trace_no, "least": LEAST_SPANS})
-        return slowest
+def _slowest_name(store: Store, connection: apsw.Connection, subject: Subject) -> str | None:
+    """The name with the largest self time, of those with enough ended spans; None if there is none.
+
+    Not with the largest duration: that is the name of a span around others, which do not tell why they are slow.
+    """
+    totals = span_totals(store, connection, subject)
+    names = [name for name, one in totals.items() if one.ended_count >= LEAST_SPANS]
+    return min(names, key=lambda name: (-totals[name].self_ns, name), default=None)
+
+
+def _checked_name(connection: apsw.Connection, subject: Subject, name: str) -> str:
+    """The name of spans of the job. Raises NotFoundError, ArgumentError."""
     if not isinstance(name, str):
         raise ArgumentError(f"name is the name of spans, a str, not {name!r:.100}.")
     encoded = name.encode("utf-8", "replace").decode()

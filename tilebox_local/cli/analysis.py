@@ -268,7 +268,7 @@ def queue_waits(session: Session, job: str) -> None:
     ],
 )
 @job_argument()
-@click.option("--name", metavar="NAME", help="Of the spans; default: on which most time was spent.")
+@click.option("--name", metavar="NAME", help="Of the spans; default: with the largest self time.")
 @click.option(
     "--threshold", type=DURATION, metavar="LENGTH", help="Longer ones are slow: 250ms, 2s; default: outliers."
 )

@@ -70,7 +70,8 @@ def trends(session: Session, name: str, steps: bool, since: int | None, until: i
 def compare(session: Session, job_a: str, job_b: str, show_all: bool, limit: int) -> None:
     """What changed from one job to another.
 
-    Added, missing, slower and faster, by place in the trace, the largest contribution to the difference first.
+    Spans that are added, missing, slower or faster, or of which there are more or fewer, by place in the trace, the
+    largest contribution to the difference first.
     """
     from tilebox_local.cli.output import Column, write_json, write_line
     from tilebox_local.query.listing import find_job_key
@@ -78,7 +79,7 @@ def compare(session: Session, job_a: str, job_b: str, show_all: bool, limit: int
     with session.look() as client:
         a_id, b_id = (find_job_key(client._open_store(), job).job_id for job in (job_a, job_b))
         found = client.jobs().compare(a_id, b_id)
-    paths = [path for path in found.paths if show_all or path.verdict != "same"][:limit]
+    paths = [path for path in found.paths if show_all or path.has_changed][:limit]
     if session.as_json:
         write_json(found.to_dict() | {"paths": [path.to_dict() for path in paths]})
         return
@@ -93,4 +94,4 @@ def compare(session: Session, job_a: str, job_b: str, show_all: bool, limit: int
         percent("contribution"),
         Column("description", "in words"),
     ]
-    show_records(session, paths, columns, empty="Nothing changed.")
+    show_records(session, paths, columns, empty="No path has changed.")

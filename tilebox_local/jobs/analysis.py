@@ -298,8 +298,8 @@ class JobAnalysis:
 
         Args:
             job_id: The job.
-            name: The name of the spans; those of tasks are named `task/<name>`. Default: the name on which most time
-                was spent, of those with at least 20 ended spans.
+            name: The name of the spans; those of tasks are named `task/<name>`. Default: the name with the
+                largest self time, of those with at least 20 ended spans.
             threshold: Longer spans are slow. Default: Tukey's fence if at least 5 spans are above it, else the 90th
                 percentile.
 

@@ -1,13 +1,5 @@
 -- Why some spans of a name take longer than others. By the trace (the key of span_records) and by the job.
 
--- name: slowest_name
--- The name with the largest summed duration, of those with at least :least ended spans. One column.
-SELECT name FROM span_records
-WHERE trace_no = :trace_no AND duration_ns IS NOT NULL
-GROUP BY name HAVING count(*) >= :least
-ORDER BY total(duration_ns) DESC, name
-LIMIT 1
-
 -- name: spans_of_name
 -- Ended spans of a name by start: start and duration in ns, resource, parent, task, attributes.
 SELECT start_ns, duration_ns, resource_no, parent_span_id, task_no, attributes
