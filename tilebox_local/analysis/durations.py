@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +17,7 @@ from tilebox_local.analysis.subject import find_subject
 from tilebox_local.catalog import run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from uuid import UUID
 
     import apsw
@@ -99,15 +101,58 @@ def _counts(connection: apsw.Connection, spans: dict[str, int]) -> dict[str, Any
 def _covered(connection: apsw.Connection, spans: dict[str, int]) -> dict[str, float]:
     """How long at least one child was open, in all spans of each name together."""
     covered: dict[str, float] = {}
-    others: list[list[int]] = []
+    others: list[tuple[str, list[int]]] = []
     for name, covered_ns, rest in run(connection, "span_covers", spans):
         covered[name] = covered_ns
-        others += orjson.loads(rest)
+        others += ((name, key) for key in orjson.loads(rest))
     if others:
-        parents = {"trace_no": spans["trace_no"], "spans": orjson.dumps(others).decode()}
+        counts = Counter(span_id for _, (_, span_id, _) in others)
+        alone = [key for _, key in others if counts[key[1]] == 1]
+        parents = {"trace_no": spans["trace_no"], "spans": orjson.dumps(alone).decode()}
         for name, covered_ns in run(connection, "span_covers_by_piece", parents):
             covered[name] += covered_ns
+        shared = [one for one in others if counts[one[1][1]] > 1]
+        for name, covered_ns in _covered_with_shared_ids(connection, spans["trace_no"], shared):
+            covered[name] += covered_ns
     return covered
+
+
+def _covered_with_shared_ids(
+    connection: apsw.Connection, trace_no: int, shared: list[tuple[str, list[int]]]
+) -> Iterator[tuple[str, int]]:
+    """The same for spans whose id others have, too, so that SQL would go through the children for each of them."""
+    span_ids = sorted({span_id for _, (_, span_id, _) in shared})
+    children = run(connection, "children_of_spans", {"trace_no": trace_no, "ids": orjson.dumps(span_ids).decode()})
+    unions: dict[int, _Union] = defaultdict(_Union)
+    for parent_id, start_ns, end_ns in children:
+        unions[parent_id].add(start_ns, end_ns)
+    for name, (start_ns, span_id, duration_ns) in shared:
+        yield name, unions[span_id].length_ns(start_ns, start_ns + duration_ns)
+
+
+class _Union:
+    """The union of intervals, which are added by their start."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._lengths = [0]  # of all pieces before
+
+    def add(self, start_ns: int, end_ns: int) -> None:
+        reached_ns = self._ends[-1] if self._ends else start_ns
+        if end_ns > max(start_ns, reached_ns):
+            begin_ns = max(start_ns, reached_ns)
+            self._starts.append(begin_ns)
+            self._ends.append(end_ns)
+            self._lengths.append(self._lengths[-1] + end_ns - begin_ns)
+
+    def length_ns(self, start_ns: int, end_ns: int) -> int:
+        """How much of an interval is covered."""
+        return max(0, self._until(end_ns) - self._until(start_ns))
+
+    def _until(self, time_ns: int) -> int:
+        piece = bisect_right(self._starts, time_ns)
+        return self._lengths[piece] - max(0, self._ends[piece - 1] - time_ns) if piece else 0
 
 
 def find_durations(store: Store, job_id: UUID) -> Records[DurationStats]:

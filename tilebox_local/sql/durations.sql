@@ -38,7 +38,7 @@ unions AS MATERIALIZED (
 -- that were set back or children that outlive them, are listed as a JSON array, for span_covers_by_piece.
 SELECT name,
   total(length_ns - max(0, start_ns - first_start_ns) - max(0, last_end_ns - end_ns)) FILTER (WHERE is_plain),
-  json_group_array(json_array(start_ns, span_id)) FILTER (WHERE NOT is_plain)
+  json_group_array(json_array(start_ns, span_id, end_ns - start_ns)) FILTER (WHERE NOT is_plain)
 FROM (
   SELECT s.name, s.span_id, s.start_ns, s.start_ns + s.duration_ns AS end_ns, u.length_ns, u.first_start_ns, u.last_end_ns,
     u.first_end_ns >= s.start_ns AND u.last_start_ns <= s.start_ns + s.duration_ns AS is_plain
@@ -47,7 +47,7 @@ FROM (
 GROUP BY name
 
 -- name: span_covers_by_piece
--- The same for some ended spans, a JSON array of [start_ns, span_id]: each piece cut to its parent.
+-- The same for some ended spans, a JSON array of [start_ns, span_id, duration]: each piece cut to its parent.
 SELECT name, total(max(0, min(child_end_ns, end_ns) - max(child_start_ns, start_ns, reached_ns)))
 FROM (
   SELECT p.name, p.start_ns, p.end_ns, c.start_ns AS child_start_ns,
@@ -62,6 +62,14 @@ FROM (
   JOIN span_records c ON c.parent_span_id = p.span_id
   WHERE c.trace_no = :trace_no)
 GROUP BY name
+
+-- name: children_of_spans
+-- Children of the spans with the ids of a JSON array, by parent and start: parent, start and end. An open child covers
+-- the rest.
+SELECT parent_span_id, start_ns, ifnull(start_ns + duration_ns, 4611686018427387904)
+FROM span_records
+WHERE trace_no = :trace_no AND parent_span_id IN (SELECT value FROM json_each(:ids))
+ORDER BY parent_span_id, start_ns
 
 -- name: span_percentiles
 -- By name of ended spans: nearest-rank percentiles 50, 95 and 99.
